@@ -1,0 +1,137 @@
+"""One tree of errors, one JSON shape.
+
+    GatewayError                 status  type                     code
+    ├── BadRequest               400     invalid_request_error    (given)
+    │   └── ContextExceeded      400     invalid_request_error    context_length_exceeded
+    ├── Unauthorized             401     authentication_error     invalid_api_key
+    ├── NotFound                 404     invalid_request_error    not_found
+    │   └── ModelNotFound        404     invalid_request_error    model_not_found
+    ├── MethodNotAllowed         405     invalid_request_error    method_not_allowed
+    ├── BodyTooLarge             413     invalid_request_error    body_too_large
+    ├── WrongShape               422     invalid_request_error    (given)
+    ├── QueueFull                429     rate_limit_error         queue_full
+    ├── EngineBroke              500     engine_error             engine_failed
+    ├── NotReady                 503     service_unavailable      engine_not_ready
+    ├── Draining                 503     service_unavailable      shutting_down
+    └── TimedOut                 504     timeout_error            request_timeout
+
+Raised where the fact is known; rendered in one place (`gguf_server.middleware`), or, once a stream has begun, as its
+last event.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """An answer that is not the one asked for.
+
+    `headers` go out with the answer; `param` names the field at fault, as OpenAI's errors do.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.headers = headers or {}
+        if code is not None:
+            self.code = code
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class BadRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class ContextExceeded(BadRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthorized(GatewayError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(GatewayError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class BodyTooLarge(GatewayError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+
+class WrongShape(GatewayError):
+    status = 422
+    type = "invalid_request_error"
+    code = "wrong_shape"
+
+
+class _Retryable(GatewayError):
+    """Worth another try after `retry_after_s` seconds, which the SDKs obey."""
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after_s), **(headers or {})})
+
+
+class QueueFull(_Retryable):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class EngineBroke(GatewayError):
+    status = 500
+    type = "engine_error"
+    code = "engine_failed"
+
+
+class NotReady(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "engine_not_ready"
+
+
+class Draining(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "shutting_down"
+
+
+class TimedOut(GatewayError):
+    status = 504
+    type = "timeout_error"
+    code = "request_timeout"

@@ -1,0 +1,150 @@
+"""The whole configuration, typed.
+
+Every quantity carries its unit in its name. A service is data: a model, an ordered chain of engines, limits, defaults
+and mount points; nothing about a particular model is written anywhere else in the gateway. How a file, a preset and
+the environment become one `Settings` is the business of `gguf_server.config`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
+
+
+class Strict(BaseModel):
+    """A configuration table: unknown keys are refused, values are frozen once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(Strict):
+    """The shared listener and what belongs to the process as a whole."""
+
+    host: str = Field("127.0.0.1", description="Address of every listener. Anything but loopback needs a key.")
+    port: Port = Field(8040, description="Port of the shared listener, where each service has its paths.")
+    keys_file: Path | None = Field(None, description="Key file; by default keys.json in the state directory.")
+    max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A larger body is answered 413.")
+    drain_s: float = Field(30.0, ge=0, description="After SIGTERM, running answers have this long to finish.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
+    )
+
+
+class SamplingDefaults(Strict):
+    """What a request that does not say otherwise is sampled with. None leaves the engine's own default."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+
+
+class LlamaCppEngineSettings(Strict):
+    """One llama.cpp worker of this repository (`python -m backends.llamacpp`)."""
+
+    kind: Literal["llamacpp"]
+    name: str = Field("llama.cpp", description="What `x-engine` and `/status` call it.")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="cuda refuses to start without a card; auto takes one where it finds one."
+    )
+    weights: str | None = Field(None, description="GGUF of this engine; the service's `weights` goes before it.")
+    mmproj: str | None = Field(None, description="Image projector that belongs to the GGUF.")
+    cuda_device: int | None = Field(None, ge=0, description="Index of the card; all visible cards when absent.")
+    n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them.")
+    n_parallel: int | None = Field(None, ge=1, le=256, description="Sequences at once; max_concurrent when absent.")
+    n_ctx_total: int | None = Field(
+        None, ge=256, description="KV cache cells over all sequences; max_model_len x n_parallel when absent."
+    )
+    n_batch: int = Field(512, ge=32, description="Most tokens in one step.")
+    n_ubatch: int = Field(512, ge=32, description="Most tokens that are computed at a time within a step.")
+    n_threads: int | None = Field(None, ge=1, description="CPU threads; the machine's cores when absent.")
+    flash_attn: Literal["auto", "on", "off"] = "auto"
+    cache_type_k: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f16"
+    cache_type_v: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] = "f16"
+    use_mmap: bool = True
+    reasoning_format: Literal["auto", "none", "think", "gemma4"] = "auto"
+    chat_template_file: Path | None = Field(None, description="A Jinja template used in place of the GGUF's own.")
+    load_timeout_s: float = Field(600.0, gt=0)
+
+
+class VllmEngineSettings(Strict):
+    """One `vllm serve`, in whatever interpreter `python` names."""
+
+    kind: Literal["vllm"]
+    name: str = Field("vllm", description="What `x-engine` and `/status` call it.")
+    python: Path | None = Field(None, description="Interpreter that has vLLM; the gateway's own when absent.")
+    model: str | None = Field(None, description="Hub id or path; absent: the service's `weights`.")
+    quantization: Literal["gguf", "bitsandbytes", "awq"] | None = None
+    tokenizer: str | None = Field(None, description="Source of tokenizer and config.json; a GGUF needs it.")
+    dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    cuda_device: int | None = Field(None, ge=0)
+    gpu_memory_utilization: float = Field(0.92, gt=0, le=1)
+    max_num_seqs: int | None = Field(None, ge=1, description="max_concurrent when absent.")
+    enforce_eager: bool = False
+    reasoning_parser: str | None = None
+    tool_call_parser: str | None = None
+    images_per_prompt: int = Field(0, ge=0)
+    extra_args: tuple[str, ...] = ()
+    load_timeout_s: float = Field(900.0, gt=0)
+
+
+EngineSettings = Annotated[LlamaCppEngineSettings | VllmEngineSettings, Field(discriminator="kind")]
+
+
+class ServiceSettings(Strict):
+    """One model behind its own port and paths."""
+
+    preset: str | None = Field(None, description="Preset whose values these override; the table's name when it is one.")
+    model: str = Field(description="Public model id.")
+    aliases: tuple[str, ...] = Field((), description="Other names accepted in `model`.")
+    reported_model: str | None = Field(None, description="`model` as /chat and /health report it; `model` when absent.")
+    service_name: str = Field(description="`service` in /health.")
+    title: str = Field(description="`service` in GET /.")
+    paths: tuple[MountPath, ...] = Field(description='Mount points on the shared listener; "" is its root.')
+    port: Port | None = Field(None, description="Own port of the service, mounted at the root there.")
+    engine_port: Port | None = Field(None, description="Loopback port of the vLLM engine.")
+    weights: str | None = Field(None, description="Path, hf:REPO/FILE or pkg:NAME. Goes before the engines' own.")
+    engines: tuple[EngineSettings, ...] = Field(min_length=1, description="The chain, most wanted first.")
+    max_model_len: int = Field(ge=256, description="Context of one request, tokens.")
+    max_concurrent: int = Field(4, ge=1, description="Requests computed at once.")
+    max_queue: int = Field(64, ge=0, description="Requests that may wait; one more is answered 429.")
+    timeout_s: float = Field(600.0, gt=0, description="A request that runs longer is answered 504.")
+    default_max_tokens: int = Field(1024, ge=1)
+    max_tokens_limit: int | None = Field(None, ge=1, description="Largest max_tokens; max_model_len when absent.")
+    sampling: SamplingDefaults = SamplingDefaults()
+    enable_thinking: bool | None = Field(None, description="Default of `enable_thinking`; absent: the template's own.")
+    images: bool = Field(False, description="Whether messages may hold images.")
+
+    @property
+    def model_names(self) -> frozenset[str]:
+        """Every name a request may give in `model`."""
+        return frozenset((self.model, *self.aliases))
+
+    @property
+    def display_model(self) -> str:
+        return self.reported_model or self.model
+
+
+class Settings(Strict):
+    """Everything: the server and its services by name."""
+
+    server: ServerSettings = ServerSettings()
+    services: dict[str, ServiceSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _mounts_are_distinct(self) -> Settings:
+        mounts: dict[str, str] = {}
+        for name, service in self.services.items():
+            own = [f"port {service.port}"] if service.port else []
+            shared = [f"path {path or '/'}" for path in service.paths]
+            for mount in own + shared:
+                if (other := mounts.setdefault(mount, name)) != name:
+                    raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+        return self

@@ -1,0 +1,171 @@
+"""The worker's engine as the event loop sees it: load, prompts in, text out, counters."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVarTuple
+
+from backends.base import EngineFailure, EngineState, FailureReason
+from backends.llamacpp.loading import Loaded, load
+from backends.llamacpp.options import WorkerOptions
+from backends.llamacpp.prompts import PromptBuilder
+from backends.llamacpp.scheduler import Scheduler
+from backends.llamacpp.step_loop import Delta, Generation, StepLoop, StepStats
+
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class TooBusy(Exception):
+    """More requests wait than may."""
+
+
+@dataclass(slots=True, eq=False)
+class _Inbox:
+    """Deltas of the generations of one request, in order, until somebody takes them."""
+
+    deltas: deque[Delta] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def put(self, delta: Delta) -> None:
+        self.deltas.append(delta)
+        self.arrived.set()
+
+    async def take(self) -> Delta:
+        while not self.deltas:
+            self.arrived.clear()
+            await self.arrived.wait()
+        return self.deltas.popleft()
+
+
+class LlamaEngine:
+    """Owns the model from `start` to `close`. All methods belong to one event loop."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._ids = itertools.count()
+        self._inboxes: dict[int, _Inbox] = {}
+        self._loaded: Loaded | None = None
+        self._loop: StepLoop | None = None
+        self._prompts: PromptBuilder | None = None
+        self.state = EngineState.STOPPED
+        self.progress = 0.0
+        self.failed = asyncio.Event()
+        self.failure: EngineFailure | None = None
+
+    async def start(self) -> None:
+        """Load the model in a thread. Raises `EngineFailure`."""
+        self.state = EngineState.STARTING
+        try:
+            loaded = await asyncio.to_thread(load, self._options, self._note_progress)
+            template = await asyncio.to_thread(_read_template, self._options)
+        except EngineFailure as failure:
+            self._fail(failure)
+            raise
+        self._loaded = loaded
+        self._prompts = PromptBuilder(loaded.model, template=template, reasoning=self._options.reasoning_format)
+        await self._prompts.start()
+        event_loop = asyncio.get_running_loop()
+        scheduler = Scheduler(
+            n_parallel=self._options.n_parallel,
+            n_ctx=loaded.n_ctx,
+            n_ctx_total=loaded.n_ctx_total,
+            n_batch=self._options.n_batch,
+        )
+        self._loop = StepLoop(
+            loaded.model,
+            loaded.context,
+            scheduler,
+            deliver=lambda deltas: _call_soon(event_loop, self._dispatch, deltas),
+            on_broken=lambda why: _call_soon(event_loop, self._fail, EngineFailure(FailureReason.CRASHED, why)),
+        )
+        self._loop.start()
+        self.state = EngineState.READY
+
+    async def close(self) -> None:
+        if self._loop is not None:
+            await asyncio.to_thread(self._loop.stop)
+        if self._prompts is not None:
+            await self._prompts.close()
+        if self._loaded is not None:
+            self._loaded.context.close()
+            self._loaded.model.close()
+        self.state = EngineState.STOPPED
+
+    @property
+    def loaded(self) -> Loaded:
+        if self._loaded is None:
+            raise RuntimeError("the model is not loaded")
+        return self._loaded
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        if self._prompts is None:
+            raise RuntimeError("the model is not loaded")
+        return self._prompts
+
+    @property
+    def stats(self) -> StepStats:
+        return self._loop.stats if self._loop is not None else StepStats()
+
+    async def generate(self, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Delta]]:
+        """Run several generations; yields (its position, delta) as they come, until all have ended.
+
+        Closing the generator early frees their sequences before the next step. Raises `TooBusy`.
+        """
+        if self._loop is None:
+            raise RuntimeError("the model is not loaded")
+        if len(self._inboxes) + len(generations) > self._options.n_parallel + self._options.max_waiting:
+            raise TooBusy
+        inbox = _Inbox()
+        index_of = {next(self._ids): i for i in range(len(generations))}
+        for generation_id, generation in zip(index_of, generations, strict=True):
+            self._inboxes[generation_id] = inbox
+            self._loop.submit(generation_id, generation)
+        try:
+            while index_of:
+                delta = await inbox.take()
+                index = index_of[delta.generation_id]
+                if delta.finish is not None:
+                    del index_of[delta.generation_id], self._inboxes[delta.generation_id]
+                yield index, delta
+        finally:
+            for generation_id in index_of:
+                del self._inboxes[generation_id]
+                self._loop.cancel(generation_id)
+
+    def _dispatch(self, deltas: list[Delta]) -> None:
+        for delta in deltas:
+            inbox = self._inboxes.get(delta.generation_id)
+            if inbox is not None:
+                inbox.put(delta)
+
+    def _note_progress(self, fraction: float) -> None:
+        self.progress = fraction
+
+    def _fail(self, failure: EngineFailure) -> None:
+        self.state = EngineState.FAILED
+        self.failure = failure
+        self.failed.set()
+
+
+def _call_soon(
+    event_loop: asyncio.AbstractEventLoop,
+    callback: Callable[[*_Arguments], object],
+    *arguments: *_Arguments,
+) -> None:
+    """From the step thread; an event loop that has closed meanwhile has nobody left to tell."""
+    if not event_loop.is_closed():
+        event_loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _read_template(options: WorkerOptions) -> str | None:
+    if options.chat_template_file is None:
+        return None
+    try:
+        return options.chat_template_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineFailure(FailureReason.INVALID_SETTINGS, f"the chat template cannot be read: {error}") from error

@@ -1,0 +1,50 @@
+"""The worker's counters for Prometheus, read when asked for, so that the step pays nothing for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from backends.llamacpp.engine import LlamaEngine
+
+_COUNTERS: Final = {
+    "n_prompt_tokens": ("prompt_tokens", "Prompt tokens computed"),
+    "n_reused_tokens": ("prompt_tokens_reused", "Prompt tokens found in the cache"),
+    "n_generated_tokens": ("generation_tokens", "Tokens generated"),
+    "n_steps": ("steps", "Batches computed"),
+    "step_s": ("step_seconds", "Time with work to do"),
+    "decode_s": ("decode_seconds", "Time inside llama_decode"),
+    "n_preempted": ("preemptions", "Sequences computed anew because their cells were needed"),
+    "n_failed_steps": ("failed_steps", "Batches that llama.cpp did not compute"),
+}
+_GAUGES: Final = {
+    "n_running": ("requests_running", "Sequences in the batch"),
+    "n_waiting": ("requests_waiting", "Sequences waiting for a slot"),
+    "n_cells_used": ("kv_cells_used", "KV cache cells that hold something"),
+}
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine: LlamaEngine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._engine.stats
+        for field, (name, help_text) in _COUNTERS.items():
+            yield CounterMetricFamily(f"gguf_worker_{name}", help_text, value=getattr(stats, field))
+        for field, (name, help_text) in _GAUGES.items():
+            yield GaugeMetricFamily(f"gguf_worker_{name}", help_text, value=getattr(stats, field))
+
+
+def make_registry(engine: LlamaEngine) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_EngineCollector(engine))
+    return registry
+
+
+def exposition(registry: CollectorRegistry) -> bytes:
+    return generate_latest(registry)

@@ -1,0 +1,122 @@
+"""From an OpenAI request to what the step loop is given, or to the 400 that says what is wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from backends.llamacpp.sampling import SamplingParams
+from backends.llamacpp.step_loop import Generation
+from backends.openai_schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationRequest,
+    OpenModel,
+    problems,
+)
+
+Body = TypeVar("Body", bound=OpenModel)
+
+
+class ApiError(Exception):
+    """An answer in OpenAI's error shape."""
+
+    def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+
+    def body(self) -> dict[str, Any]:
+        type_ = "invalid_request_error" if self.status < 500 else "server_error"
+        return {"error": {"message": self.message, "type": type_, "param": self.param, "code": self.code}}
+
+
+def parse(kind: type[Body], raw: bytes) -> Body:
+    """Raises `ApiError` 400, naming the field."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        problem = problems(error)[0]
+        raise ApiError(400, problem.message, code="invalid_value", param=problem.param) from error
+
+
+def refuse_unsupported(request: ChatCompletionRequest | CompletionRequest) -> None:
+    """Raise `ApiError` for what would change the answer and is not done: better refused than quietly left out."""
+    unsupported: str | None = None
+    if request.logprobs:
+        unsupported = "logprobs"
+    elif isinstance(request, ChatCompletionRequest):
+        format_type = (request.response_format or {}).get("type", "text")
+        if request.tools and request.tool_choice != "none":
+            unsupported = "tools"
+        elif format_type != "text":
+            unsupported = "response_format"
+    elif request.echo:
+        unsupported = "echo"
+    elif request.suffix:
+        unsupported = "suffix"
+    elif request.best_of is not None and request.best_of > (request.n or 1):
+        unsupported = "best_of"
+    if unsupported:
+        raise ApiError(
+            400, f"the llama.cpp engine does not do {unsupported} yet", code="unsupported_parameter", param=unsupported
+        )
+
+
+def generations(
+    request: GenerationRequest, prompt: list[int], max_tokens: int | None, *, n_ctx: int, n_vocab: int
+) -> list[Generation]:
+    """One generation per choice. `max_tokens` shrinks to what the context leaves. Raises `ApiError`."""
+    if not prompt:
+        raise ApiError(400, "the prompt is empty", code="invalid_value", param="prompt")
+    n_left = n_ctx - len(prompt)
+    if n_left < 1:
+        raise ApiError(
+            400,
+            f"this model's maximum context length is {n_ctx} tokens, the prompt has {len(prompt)}",
+            code="context_length_exceeded",
+            param="prompt",
+        )
+    return [
+        Generation(prompt, min(max_tokens or n_left, n_left), _sampling(request, choice, n_vocab), request.stops)
+        for choice in range(request.n or 1)
+    ]
+
+
+def _sampling(request: GenerationRequest, choice: int, n_vocab: int) -> SamplingParams:
+    def given(value: float | None, otherwise: float) -> float:
+        return otherwise if value is None else value
+
+    return SamplingParams(
+        temperature=given(request.temperature, 1.0),
+        top_p=given(request.top_p, 1.0),
+        top_k=max(request.top_k or 0, 0),
+        min_p=given(request.min_p, 0.0),
+        repetition_penalty=given(request.repetition_penalty, 1.0),
+        presence_penalty=given(request.presence_penalty, 0.0),
+        frequency_penalty=given(request.frequency_penalty, 0.0),
+        seed=None if request.seed is None else request.seed + choice,
+        logit_bias=_logit_bias(request, n_vocab),
+        min_tokens=request.min_tokens or 0,
+        ignore_eos=bool(request.ignore_eos),
+    )
+
+
+def _logit_bias(request: GenerationRequest, n_vocab: int) -> dict[int, float]:
+    try:
+        bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
+    except ValueError:
+        raise ApiError(400, "logit_bias maps token ids to numbers", code="invalid_value", param="logit_bias") from None
+    if any(not 0 <= token < n_vocab for token in bias):
+        raise ApiError(
+            400, f"logit_bias: token ids go from 0 to {n_vocab - 1}", code="invalid_value", param="logit_bias"
+        )
+    return bias

@@ -1,0 +1,293 @@
+"""The worker's HTTP side: OpenAI's endpoints over one `LlamaEngine`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Final
+
+import orjson
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
+
+from backends.base import EngineState
+from backends.llamacpp import requests
+from backends.llamacpp.chat_template import TemplateError
+from backends.llamacpp.engine import LlamaEngine, TooBusy
+from backends.llamacpp.metrics import exposition, make_registry
+from backends.llamacpp.options import WorkerOptions
+from backends.llamacpp.prompts import Prompt, UnsupportedContent
+from backends.llamacpp.reasoning import Channel, ReasoningSplitter
+from backends.llamacpp.requests import ApiError
+from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, Usage, event
+from backends.llamacpp.step_loop import Delta, Finish, Generation
+from backends.openai_schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    GenerationRequest,
+    TokenizeRequest,
+)
+
+MAX_BODY_BYTES: Final = 64 << 20
+ENGINE: Final = web.AppKey("engine", LlamaEngine)
+OPTIONS: Final = web.AppKey("options", WorkerOptions)
+REGISTRY: Final = web.AppKey("registry", CollectorRegistry)
+STARTED_AT: Final = web.AppKey("started_at", int)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(engine: LlamaEngine, options: WorkerOptions) -> web.Application:
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors, _key_and_readiness])
+    app[ENGINE] = engine
+    app[OPTIONS] = options
+    app[REGISTRY] = make_registry(engine)
+    app[STARTED_AT] = int(time.time())
+    app.add_routes(
+        [
+            web.get("/health", health),
+            web.get("/metrics", metrics),
+            web.get("/v1/models", list_models),
+            web.get("/v1/models/{id:.+}", show_model),
+            web.post("/v1/chat/completions", chat_completions),
+            web.post("/v1/completions", completions),
+            web.post("/tokenize", tokenize),
+            web.post("/detokenize", detokenize),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return _json(error.body(), status=error.status)
+    except web.HTTPException as error:
+        problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
+        return _json(problem.body(), status=error.status)
+
+
+@web.middleware
+async def _key_and_readiness(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if request.path == "/health":
+        return await handler(request)
+    key = request.app[OPTIONS].api_key
+    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    if key and not secrets.compare_digest(given.encode(), key.encode()):
+        raise ApiError(401, "missing or wrong key", code="invalid_api_key")
+    if request.app[ENGINE].state is not EngineState.READY:
+        raise ApiError(503, "the model is not loaded", code="engine_not_ready")
+    return await handler(request)
+
+
+async def health(request: web.Request) -> web.Response:
+    engine = request.app[ENGINE]
+    if engine.state is EngineState.READY:
+        return _json({"status": "ok"})
+    failure = engine.failure.detail if engine.failure else None
+    body = {"status": engine.state, "progress": round(engine.progress, 3), "failure": failure}
+    return _json(body, status=503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    return web.Response(body=exposition(request.app[REGISTRY]), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def list_models(request: web.Request) -> web.Response:
+    options = request.app[OPTIONS]
+    return _json({"object": "list", "data": [_model_card(request, alias) for alias in options.aliases]})
+
+
+async def show_model(request: web.Request) -> web.Response:
+    model_id = request.match_info["id"]
+    _check_model(request, model_id)
+    return _json(_model_card(request, model_id))
+
+
+async def chat_completions(request: web.Request) -> web.StreamResponse:
+    body = requests.parse(ChatCompletionRequest, await request.read())
+    _check_model(request, body.model)
+    requests.refuse_unsupported(body)
+    prompt = await _chat_prompt(request, body)
+    generations = _generations(request, body, prompt.tokens, body.token_budget)
+    shape = ChatShape(body.model or request.app[OPTIONS].aliases[0])
+    return await _answer(request, body, generations, shape, inside_reasoning=prompt.inside_reasoning)
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    body = requests.parse(CompletionRequest, await request.read())
+    _check_model(request, body.model)
+    requests.refuse_unsupported(body)
+    generations = []
+    for prompt in await _text_prompts(request, body):
+        generations += _generations(request, body, prompt, body.max_tokens or 16)  # OpenAI's default
+    return await _answer(request, body, generations, TextShape(body.model or request.app[OPTIONS].aliases[0]))
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    body = requests.parse(TokenizeRequest, await request.read())
+    engine = request.app[ENGINE]
+    if body.prompt is not None:
+        tokens = await engine.prompts.text(body.prompt, add_special=body.add_special_tokens is not False)
+    else:
+        tokens = (await _chat_prompt(request, body)).tokens
+    token_strs = [engine.loaded.model.token_text(token) for token in tokens] if body.return_token_strs else None
+    return _json(
+        {"count": len(tokens), "max_model_len": engine.loaded.n_ctx, "tokens": tokens, "token_strs": token_strs}
+    )
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    body = requests.parse(DetokenizeRequest, await request.read())
+    _check_token_ids(request, body.tokens, "tokens")
+    return _json({"prompt": request.app[ENGINE].loaded.model.detokenize(body.tokens)})
+
+
+async def _answer(
+    request: web.Request,
+    body: GenerationRequest,
+    generations: list[Generation],
+    shape: Shape,
+    *,
+    inside_reasoning: bool = False,
+) -> web.StreamResponse:
+    choices = _Choices(request.app[ENGINE], generations, split=isinstance(shape, ChatShape), inside=inside_reasoning)
+    try:
+        if body.stream:
+            return await _stream(request, choices, shape, with_usage=body.wants_usage)
+        return await _collect(choices, shape)
+    except TooBusy:
+        raise ApiError(503, "too many requests are waiting", code="queue_full") from None
+
+
+async def _collect(choices: _Choices, shape: Shape) -> web.Response:
+    texts: list[dict[Channel, str]] = [{} for _ in choices.generations]
+    async with aclosing(choices.engine.generate(choices.generations)) as news:
+        async for index, delta in news:
+            for channel, text in choices.take(index, delta):
+                texts[index][channel] = texts[index].get(channel, "") + text
+    if Finish.ERROR in choices.finishes:
+        raise ApiError(500, "the engine failed inside this request", code="engine_failed")
+    return _json(shape.whole(texts, [str(finish) for finish in choices.finishes], choices.usage()))
+
+
+async def _stream(request: web.Request, choices: _Choices, shape: Shape, *, with_usage: bool) -> web.StreamResponse:
+    """Server-sent events: one write per step and choice, always closed by `[DONE]`."""
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+    )
+    opened = False
+    async with aclosing(choices.engine.generate(choices.generations)) as news:
+        async for index, delta in news:
+            out = b"".join(shape.piece(index, channel, text) for channel, text in choices.take(index, delta))
+            if delta.finish is Finish.ERROR:
+                message = "the engine failed inside this request"
+                out += event(ApiError(500, message, code="engine_failed").body())
+            elif delta.finish is not None:
+                out += shape.closing(index, delta.finish)
+            if not opened:
+                await response.prepare(request)
+                out = b"".join(shape.opening(i) for i in range(len(choices.generations))) + out
+                opened = True
+            if out:
+                await response.write(out)
+    await response.write((shape.usage(choices.usage()) if with_usage else b"") + DONE)
+    await response.write_eof()
+    return response
+
+
+class _Choices:
+    """The generations of one request: what is split off them as reasoning, how they ended, what they used."""
+
+    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, split: bool, inside: bool) -> None:
+        self.engine = engine
+        self.generations = generations
+        format_ = engine.prompts.reasoning if split else None
+        self._splitters = [
+            ReasoningSplitter(format_, starts_inside=inside) if format_ is not None else None for _ in generations
+        ]
+        self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
+        self._n_generated = [0] * len(generations)
+        self._n_reused = [0] * len(generations)
+
+    def take(self, index: int, delta: Delta) -> list[tuple[Channel, str]]:
+        """Text that a delta makes certain, by channel."""
+        self._n_generated[index] = delta.n_generated
+        self._n_reused[index] = max(self._n_reused[index], delta.n_reused)
+        splitter = self._splitters[index]
+        pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, delta.text)]
+        if delta.finish is not None:
+            self.finishes[index] = delta.finish
+            pieces += splitter.finish() if splitter else []
+        return [(channel, text) for channel, text in pieces if text]
+
+    def usage(self) -> Usage:
+        """A prompt that several choices share is counted once, as OpenAI does."""
+        prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
+        return Usage(sum(prompts.values()), sum(self._n_generated), max(self._n_reused))
+
+
+async def _chat_prompt(request: web.Request, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
+    try:
+        return await request.app[ENGINE].prompts.chat(body)
+    except TemplateError as error:
+        raise ApiError(400, str(error), code="chat_template_error", param="messages") from error
+    except UnsupportedContent as error:
+        raise ApiError(400, str(error), code="unsupported_content", param="messages") from error
+
+
+async def _text_prompts(request: web.Request, body: CompletionRequest) -> list[list[int]]:
+    """Every prompt of a text completion in tokens."""
+    prompts: list[str] | list[list[int]]
+    match body.prompt:
+        case str():
+            prompts = [body.prompt]
+        case [int(), *_]:
+            prompts = [[token for token in body.prompt if isinstance(token, int)]]
+        case _:
+            prompts = body.prompt  # type: ignore[assignment]  # a list of texts or of token lists
+    tokenised = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            tokenised.append(await request.app[ENGINE].prompts.text(prompt))
+        else:
+            _check_token_ids(request, prompt, "prompt")
+            tokenised.append(prompt)
+    return tokenised
+
+
+def _generations(
+    request: web.Request, body: GenerationRequest, prompt: list[int], max_tokens: int | None
+) -> list[Generation]:
+    loaded = request.app[ENGINE].loaded
+    return requests.generations(body, prompt, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
+
+
+def _check_token_ids(request: web.Request, tokens: list[int], param: str) -> None:
+    n_vocab = request.app[ENGINE].loaded.model.n_vocab
+    if any(not 0 <= token < n_vocab for token in tokens):
+        raise ApiError(400, f"token ids go from 0 to {n_vocab - 1}", code="invalid_value", param=param)
+
+
+def _check_model(request: web.Request, model: str | None) -> None:
+    if model is not None and model not in request.app[OPTIONS].aliases:
+        raise ApiError(404, f"the model {model!r} does not exist here", code="model_not_found", param="model")
+
+
+def _model_card(request: web.Request, model_id: str) -> dict[str, object]:
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": request.app[STARTED_AT],
+        "owned_by": "llama.cpp",
+        "max_model_len": request.app[ENGINE].loaded.n_ctx,
+    }
+
+
+def _json(body: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -1,0 +1,288 @@
+"""The thread that owns the context and steps it.
+
+The event loop hands it sequences and takes them back; it hands out text once a step. Nothing else touches the context,
+and nothing that could wait for a client runs here.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from backends.llamacpp.detokenizer import TextStream
+from backends.llamacpp.native import Context, DecodeError, Model
+from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
+from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+
+PROMPT_STEP_S: Final = 0.25
+"""A step with prompt pieces in it should take about this long: the longest gap a running answer is made to wait."""
+
+MIN_PROMPT_BUDGET: Final = 64
+MAX_FAILED_STEPS: Final = 3
+
+
+class Finish(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What is asked for: a prompt in tokens and how to go on from it."""
+
+    prompt: list[int]
+    max_tokens: int
+    sampling: SamplingParams
+    stops: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """News of one generation: more text, and how it ended when it has. Counts are of tokens so far."""
+
+    generation_id: int
+    text: str
+    n_generated: int
+    finish: Finish | None = None
+    n_reused: int = 0
+
+
+@dataclass(slots=True)
+class StepStats:
+    """Counters since start. `step_s` is time with work to do, `decode_s` the part of it inside `llama_decode`."""
+
+    n_steps: int = 0
+    step_s: float = 0.0
+    decode_s: float = 0.0
+    n_prompt_tokens: int = 0
+    n_reused_tokens: int = 0
+    n_generated_tokens: int = 0
+    n_preempted: int = 0
+    n_failed_steps: int = 0
+    n_running: int = 0
+    n_waiting: int = 0
+    n_cells_used: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    generation_id: int
+    generation: Generation
+    sampler: Sampler
+    text: TextStream
+    sequence: Sequence
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How many prompt tokens fit into a step, from how fast the last ones were computed."""
+
+    tokens_per_s: float = 0.0
+
+    def budget(self, n_batch: int) -> int:
+        if not self.tokens_per_s:
+            return min(n_batch, 4 * MIN_PROMPT_BUDGET)
+        return max(MIN_PROMPT_BUDGET, min(n_batch, int(self.tokens_per_s * PROMPT_STEP_S)))
+
+    def learn(self, n_prompt_tokens: int, elapsed_s: float) -> None:
+        if n_prompt_tokens >= MIN_PROMPT_BUDGET // 2:
+            seen = n_prompt_tokens / max(elapsed_s, 1e-6)
+            self.tokens_per_s = seen if not self.tokens_per_s else 0.7 * self.tokens_per_s + 0.3 * seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Submit:
+    generation_id: int
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    generation_id: int
+
+
+class _Stop:
+    pass
+
+
+_Command = _Submit | _Cancel | _Stop
+
+
+@dataclass(slots=True)
+class StepLoop:
+    """`deliver` is called on the step thread with the deltas of one step; it must not block.
+
+    `submit` and `cancel` may be called from any thread and return at once; a cancelled generation's cells are free
+    before the next step. After `MAX_FAILED_STEPS` failed steps in a row the loop ends and `on_broken` is told why.
+    """
+
+    model: Model
+    context: Context
+    scheduler: Scheduler
+    deliver: Callable[[list[Delta]], None]
+    on_broken: Callable[[str], None]
+    stats: StepStats = field(default_factory=StepStats)
+    _commands: queue.SimpleQueue[_Command] = field(default_factory=queue.SimpleQueue)
+    _answers: dict[Sequence, _Answer] = field(default_factory=dict)
+    _by_id: dict[int, _Answer] = field(default_factory=dict)
+    _pace: _Pace = field(default_factory=_Pace)
+    _n_failed_in_a_row: int = 0
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="llama-step", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the step it is in; waits for it."""
+        self._commands.put(_Stop())
+        if self._thread is not None:
+            self._thread.join()
+
+    def submit(self, generation_id: int, generation: Generation) -> None:
+        self._commands.put(_Submit(generation_id, generation))
+
+    def cancel(self, generation_id: int) -> None:
+        self._commands.put(_Cancel(generation_id))
+
+    def _run(self) -> None:
+        while self._obey():
+            started = time.perf_counter()
+            decoded_s = self.stats.decode_s
+            deltas = self._step()
+            if deltas:
+                self.deliver(deltas)
+            if self.stats.decode_s > decoded_s:
+                self.stats.step_s += time.perf_counter() - started
+
+    def _obey(self) -> bool:
+        """Carry out what was asked since the last step, waiting while there is nothing to compute. False: end."""
+        while True:
+            try:
+                command = self._commands.get(block=not self.scheduler.has_work)
+            except queue.Empty:
+                return True
+            match command:
+                case _Submit(generation_id, generation):
+                    self._begin(generation_id, generation)
+                case _Cancel(generation_id):
+                    if (answer := self._by_id.get(generation_id)) is not None:
+                        self._end(answer)
+                case _Stop():
+                    return False
+
+    def _begin(self, generation_id: int, generation: Generation) -> None:
+        sequence = Sequence(list(generation.prompt), len(generation.prompt), generation.max_tokens)
+        sampler = Sampler(generation.sampling, generation.prompt, self.model.eog_tokens)
+        answer = _Answer(generation_id, generation, sampler, TextStream(generation.stops), sequence)
+        self._answers[sequence] = self._by_id[generation_id] = answer
+        self.scheduler.submit(sequence)
+
+    def _end(self, answer: _Answer) -> None:
+        self.scheduler.release(answer.sequence)
+        del self._answers[answer.sequence]
+        del self._by_id[answer.generation_id]
+
+    def _step(self) -> list[Delta]:
+        pieces = self.scheduler.plan(self._pace.budget(self.scheduler.n_batch))
+        self._trim()
+        if any(piece.start != piece.sequence.n_past for piece in pieces):
+            return []  # cells that were to be reused are gone: plan again
+        self._note_load()
+        if not pieces:
+            return []
+        n_rows = self._fill(pieces)
+        started = time.perf_counter()
+        try:
+            self.context.decode(n_rows)
+        except DecodeError as error:
+            return self._recover(error)
+        elapsed_s = time.perf_counter() - started
+        self.stats.decode_s += elapsed_s
+        self.stats.n_steps += 1
+        self._n_failed_in_a_row = 0
+        n_prompt_tokens = sum(piece.n_tokens for piece in pieces if not piece.sequence.is_decoding)
+        self.stats.n_prompt_tokens += n_prompt_tokens
+        self._pace.learn(n_prompt_tokens, elapsed_s)
+        return self._sample(pieces)
+
+    def _trim(self) -> None:
+        for trim in self.scheduler.take_trims():
+            kept = self.context.keep_prefix(trim.seq_id, trim.n_keep)
+            if trim.sequence is not None and trim.sequence.seq_id == trim.seq_id:
+                if kept:
+                    self.stats.n_reused_tokens += trim.n_keep
+                else:
+                    self.scheduler.reuse_failed(trim.sequence)
+
+    def _fill(self, pieces: list[Piece]) -> int:
+        """Write the pieces into the batch; returns the number of rows."""
+        context = self.context
+        row = 0
+        for piece in pieces:
+            tokens, start, n_tokens = piece.sequence.tokens, piece.start, piece.n_tokens
+            end = row + n_tokens
+            context.token[row:end] = tokens[start : start + n_tokens] if n_tokens > 1 else tokens[start]
+            context.pos[row:end] = range(start, start + n_tokens) if n_tokens > 1 else start
+            context.seq_id[row:end] = piece.seq_id
+            context.wants_logits[row:end] = 0
+            if piece.wants_logits:
+                context.wants_logits[end - 1] = 1
+            row = end
+        return row
+
+    def _sample(self, pieces: list[Piece]) -> list[Delta]:
+        answers = [self._answers[sequence] for sequence in self.scheduler.settle(pieces)]
+        if not answers:
+            return []
+        logits = self.context.logits(len(answers))
+        tokens = sample_rows(logits, [answer.sampler for answer in answers])
+        self.stats.n_generated_tokens += len(tokens)
+        return [self._take(answer, token) for answer, token in zip(answers, tokens, strict=True)]
+
+    def _take(self, answer: _Answer, token: int) -> Delta:
+        """Give an answer its next token; ends it where that is its last."""
+        sequence = answer.sequence
+        sequence.tokens.append(token)
+        answer.sampler.accept(token)
+        n_generated = sequence.n_generated_tokens
+        finish: Finish | None = None
+        if token in self.model.eog_tokens and not answer.generation.sampling.ignore_eos:
+            text, finish = answer.text.finish(), Finish.STOP
+        else:
+            text = answer.text.push(self.model.piece(token))
+            if answer.text.stopped:
+                finish = Finish.STOP
+            elif n_generated >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
+                text, finish = text + answer.text.finish(), Finish.LENGTH
+        if finish is not None:
+            self._end(answer)
+        return Delta(answer.generation_id, text, n_generated, finish, sequence.n_reused_tokens)
+
+    def _recover(self, error: DecodeError) -> list[Delta]:
+        """A step was not computed. The cache is out of room: make some. Else: everybody in it has lost their cells."""
+        self.stats.n_failed_steps += 1
+        if error.is_kv_full and self.scheduler.make_room():
+            self.stats.n_preempted += 1
+            return []
+        self._n_failed_in_a_row += 1
+        deltas = []
+        for sequence in self.scheduler.clear():
+            answer = self._answers.pop(sequence)
+            del self._by_id[answer.generation_id]
+            deltas.append(Delta(answer.generation_id, "", sequence.n_generated_tokens, Finish.ERROR))
+        if self._n_failed_in_a_row >= MAX_FAILED_STEPS:
+            self._commands.put(_Stop())
+            self.on_broken(f"{error}; " + " ".join(error.log[-3:]))
+        return deltas
+
+    def _note_load(self) -> None:
+        self.stats.n_running = len(self.scheduler.running)
+        self.stats.n_waiting = len(self.scheduler.waiting)
+        self.stats.n_cells_used = self.scheduler.n_cells_used()

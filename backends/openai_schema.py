@@ -1,0 +1,163 @@
+"""The request bodies of the OpenAI API as engines here take them, shared by the gateway and the llama.cpp worker.
+
+Types are checked strictly (`"0.7"` is not a number); a field nobody knows is accepted, as OpenAI's clients keep adding
+some. Ranges are OpenAI's, widened where vLLM is wider.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
+
+Stop = StrictStr | list[StrictStr]
+
+
+class OpenModel(BaseModel):
+    """Known fields are typed, unknown ones are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class SamplingFields(OpenModel):
+    """How to choose tokens; None is "not said", which is also what an explicit null means."""
+
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    stop: Stop | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    ignore_eos: bool | None = None
+    n: Annotated[int, Field(ge=1, le=16)] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+
+class StreamOptions(OpenModel):
+    include_usage: bool | None = None
+
+
+class GenerationRequest(SamplingFields):
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | int | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class Message(OpenModel):
+    """One turn. `content` is text, a list of parts, or null (an assistant that only called tools)."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    content: str | list[dict[str, Any]] | None = None
+
+    @property
+    def has_image(self) -> bool:
+        parts = self.content if isinstance(self.content, list) else []
+        return any(part.get("type") in ("image_url", "input_image", "image") for part in parts)
+
+
+class TemplateFields(OpenModel):
+    """What the chat template is given besides the messages."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """`chat_template_kwargs` with `enable_thinking`, which is a short spelling of one of them."""
+        kwargs = dict(self.chat_template_kwargs or {})
+        if self.enable_thinking is not None:
+            kwargs.setdefault("enable_thinking", self.enable_thinking)
+        return kwargs
+
+
+class ChatCompletionRequest(GenerationRequest, TemplateFields):
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def token_budget(self) -> int | None:
+        """`max_completion_tokens`, the newer name, goes before `max_tokens`."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(GenerationRequest):
+    """`prompt` is a text, several, or token ids."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+
+class TokenizeRequest(TemplateFields):
+    """Exactly one of `prompt` and `messages`."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TokenizeRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class DetokenizeRequest(OpenModel):
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a body: the field at fault (dotted) and a sentence that never repeats the value.
+
+    `is_range`: the type was right and the value impossible.
+    """
+
+    param: str | None
+    message: str
+    is_range: bool
+
+
+_RANGE_PROBLEMS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
+
+
+def problems(error: ValidationError) -> list[Problem]:
+    """What pydantic found, in OpenAI's terms, wrong shapes before impossible values."""
+    found = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        # The path through a union names its branches (`str`, `list[str]`): those are no fields.
+        param = ".".join(str(part) for part in problem["loc"] if not _is_branch(part)) or None
+        message = problem["msg"].removeprefix("Value error, ")
+        is_range = problem["type"] in _RANGE_PROBLEMS
+        found.append(Problem(param, f"{param}: {message}" if param else message, is_range))
+    return sorted(found, key=lambda problem: problem.is_range)
+
+
+def _is_branch(part: str | int) -> bool:
+    return isinstance(part, str) and (part in ("str", "int", "bool", "float") or "[" in part)

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from bench.load import Request, Target, Workload, first_model, run_load
+from bench.prompts import prompt, shared_prompt
+from bench.result import percentile, summarise
+from tests.bench.fake_server import FakeServer
+
+Start = Callable[[FakeServer], Awaitable[Target]]
+WORKLOAD = Workload(streams=1, requests_per_stream=1, max_tokens=4, n_prompt=20, timeout_s=30)
+
+
+class Ticks:
+    """A clock on which a second passes with each look."""
+
+    def __init__(self) -> None:
+        self._ticks = count()
+
+    def __call__(self) -> float:
+        return float(next(self._ticks))
+
+
+@pytest.fixture
+def start(aiohttp_server: Callable[[web.Application], Awaitable[TestServer]]) -> Start:
+    async def start_server(fake: FakeServer) -> Target:
+        server = await aiohttp_server(fake.app())
+        return Target("fake", str(server.make_url("/")), "tiny", key="secret", extra_fields={"ignore_eos": True})
+
+    return start_server
+
+
+@pytest.mark.parametrize("chat", [False, True])
+async def test_times_are_those_of_chunks_with_text(start: Start, chat: bool) -> None:
+    workload = replace(WORKLOAD, chat=chat)
+    [request] = await run_load(await start(FakeServer()), workload, Ticks())
+    assert request.error is None
+    assert (request.sent_s, request.ttft_s, request.gaps_s, request.end_s) == (0, 1, [1, 1, 1], 5)
+    result = summarise([request], workload)
+    assert (result.output_tokens, result.chunks, result.wall_s, result.tokens_per_s) == (4, 4, 5, 0.8)
+    assert (result.prompt_tokens, result.cached_tokens) == (20, 3)
+
+
+async def test_streams_run_at_the_same_time_and_requests_of_a_stream_after_each_other(start: Start) -> None:
+    fake = FakeServer(together=3)
+    workload = replace(WORKLOAD, streams=3, requests_per_stream=2)
+    requests = await run_load(await start(fake), workload, Ticks())
+    assert [request.error for request in requests] == [None] * 6
+    assert all(requests[i].end_s < requests[i + 1].sent_s for i in (0, 2, 4))
+    assert len({body["prompt"].split()[0] for body in fake.bodies}) == 6
+
+
+async def test_a_request_carries_the_key_the_model_and_the_fields_of_its_target(start: Start) -> None:
+    fake = FakeServer()
+    await run_load(await start(fake), replace(WORKLOAD, chat=True, n_shared=12))
+    [body], [headers] = fake.bodies, fake.headers
+    assert headers["Authorization"] == "Bearer secret"
+    assert (body["model"], body["temperature"], body["ignore_eos"], body["max_tokens"]) == ("tiny", 0, True, 4)
+    assert [message["role"] for message in body["messages"]] == ["system", "user"]
+    assert body["messages"][0]["content"] == shared_prompt(12)
+
+
+async def test_without_usage_the_end_by_length_counts_every_token(start: Start) -> None:
+    [request] = await run_load(await start(FakeServer(says_usage=False)), WORKLOAD)
+    assert (request.error, request.usage, request.output_tokens(4)) == (None, None, 4)
+
+
+@pytest.mark.parametrize(
+    ("fake", "error"),
+    [
+        (FakeServer(status=429), "HTTP 429: no room"),
+        (FakeServer(ends_after=2), "2 tokens instead of 4, finish_reason stop"),
+        (FakeServer(ends_after=2, says_usage=False), "2 tokens instead of 4, finish_reason stop"),
+        (FakeServer(ends_after=0), "0 tokens instead of 4, finish_reason stop"),
+        (FakeServer(breaks_after=2), "Client"),
+        (FakeServer(fails_after=2), "in the stream: {'message': 'engine died'}"),
+        (FakeServer(is_stuck=True), "no end after 0.2 s"),
+    ],
+)
+async def test_what_goes_wrong_is_an_error_and_no_figure(start: Start, fake: FakeServer, error: str) -> None:
+    workload = replace(WORKLOAD, timeout_s=0.2 if fake.is_stuck else 30)
+    result = summarise(await run_load(await start(fake), workload, Ticks()), workload)
+    assert [text.startswith(error) for text in result.errors] == [True]
+    assert (result.requests, result.output_tokens, result.tokens_per_s, result.ttft_p50_s) == (1, 0, 0, 0)
+
+
+async def test_a_server_that_is_not_there_is_an_error() -> None:
+    [request] = await run_load(Target("gone", "unix:nowhere.sock", "tiny"), WORKLOAD)
+    assert request.error is not None
+    assert request.error.startswith("UnixClientConnectorError")
+
+
+async def test_a_load_runs_over_a_unix_socket(tmp_path: Path) -> None:
+    runner = web.AppRunner(FakeServer().app())
+    await runner.setup()
+    try:
+        await web.UnixSite(runner, str(tmp_path / "server.sock")).start()
+        target = Target("fake", f"unix:{tmp_path}/server.sock", "tiny")
+        [request] = await run_load(target, WORKLOAD)
+        assert (request.error, await first_model(target)) == (None, "first")
+    finally:
+        await runner.cleanup()
+
+
+def test_a_result_spans_first_send_to_last_byte_and_pools_gaps() -> None:
+    workload = replace(WORKLOAD, max_tokens=3)
+    requests = [
+        Request(sent_s=10.0, end_s=14.0, chunk_s=[11.0, 12.0, 14.0], finish_reason="length"),
+        Request(sent_s=10.5, end_s=18.0, chunk_s=[13.5, 14.5, 17.5], finish_reason="length"),
+        Request(sent_s=10.5, end_s=20.0, chunk_s=[12.0], error="broken"),
+    ]
+    result = summarise(requests, workload)
+    assert (result.wall_s, result.output_tokens, result.tokens_per_s) == (10.0, 6, 0.6)
+    assert (result.ttft_p50_s, result.gap_p50_s) == (2.0, 1.5)
+    assert result.gap_p95_s == pytest.approx(2.85)
+    assert result.errors == ("broken",)
+
+
+def test_percentiles_lie_between_the_nearest_ranks() -> None:
+    assert percentile([], 50) == 0
+    assert percentile([7.0], 95) == 7
+    assert percentile([3.0, 1.0, 2.0], 50) == 2
+    assert percentile([0.0, 1.0, 2.0, 3.0], 95) == pytest.approx(2.85)
+
+
+def test_prompts_depend_on_seed_and_index_alone_and_begin_with_different_words() -> None:
+    prompts = [prompt("1/16/0", index, 119) for index in range(32)]
+    assert prompts == [prompt("1/16/0", index, 119) for index in range(32)]
+    assert len({text.split()[0] for text in prompts}) == 32
+    assert not set(prompts) & {prompt("1/16/1", index, 119) for index in range(32)}

@@ -6,6 +6,8 @@
     ready      draining, failed, stopped       answers requests
     draining   stopped, failed                 answers what it has, is given nothing new
     failed     starting                        no process; `failure` says why
+
+What makes one state become another is in `backends.process.TRANSITIONS`.
 """
 
 from __future__ import annotations

@@ -55,7 +55,6 @@ class LlamaCppEngineSettings(Strict):
         "auto", description="cuda refuses to start without a card; auto takes one where it finds one."
     )
     weights: str | None = Field(None, description="GGUF of this engine; the service's `weights` goes before it.")
-    mmproj: str | None = Field(None, description="Image projector that belongs to the GGUF.")
     cuda_device: int | None = Field(None, ge=0, description="Index of the card; all visible cards when absent.")
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them.")
     n_parallel: int | None = Field(None, ge=1, le=256, description="Sequences at once; max_concurrent when absent.")

@@ -1,0 +1,156 @@
+"""OpenAI's endpoints of one service, and `/chat`, which is a shorter way to the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from aiohttp import web
+
+from backends.openai_schema import ChatCompletionRequest, CompletionRequest
+from gguf_server.api.schemas import ChatForm, parse
+from gguf_server.chain import Serving
+from gguf_server.engine_client import EngineError
+from gguf_server.errors import EngineBroke, ModelNotFound
+from gguf_server.middleware import LOG_FIELDS, REQUEST_ID, STREAM, json_response
+from gguf_server.relay import EventStream
+from gguf_server.service import Prepared, Service
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+
+
+class OpenAIApi:
+    """Handlers that answer for one service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
+        body = parse(ChatCompletionRequest, await request.read())
+        if body.stream:
+            return await self._stream_chat(request, body)
+        answer, headers = await self._whole_chat(request, body)
+        return json_response(answer, headers=headers)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """`/chat`: `messages` always streams, `message` and `prompt` answer JSON unless asked to stream."""
+        form = parse(ChatForm, await request.read())
+        body = form.as_chat()
+        if not form.is_simple or form.stream:
+            return await self._stream_chat(request, body)
+        started = time.perf_counter()
+        answer, headers = await self._whole_chat(request, body)
+        message = answer["choices"][0]["message"]
+        simple = {
+            "response": message.get("content") or "",
+            "model": self._service.settings.display_model,
+            "elapsed_time": f"{time.perf_counter() - started:.2f}s",
+            "usage": answer["usage"],
+            "finish_reason": answer["choices"][0].get("finish_reason"),
+        }
+        if reasoning := message.get("reasoning_content"):
+            simple["reasoning"] = reasoning
+        return json_response(simple, headers=headers)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body = parse(CompletionRequest, await request.read())
+        service = self._service
+        service.check(body, body.max_tokens)
+        async with service.turn():
+            serving = service.chain.require()
+            prepared = service.prepare_completion(body)
+            if body.stream:
+                return await self._relay(request, serving, COMPLETIONS_PATH, prepared)
+            answer, headers = await self._ask(request, serving, COMPLETIONS_PATH, prepared)
+            return json_response(answer, headers=headers)
+
+    async def list_models(self, _request: web.Request) -> web.Response:
+        return json_response({"object": "list", "data": [self._model_card(self._service.settings.model)]})
+
+    async def show_model(self, request: web.Request) -> web.Response:
+        model_id = request.match_info["id"]
+        if model_id not in self._service.settings.model_names:
+            raise ModelNotFound(f"the model {model_id!r} does not exist here", param="model")
+        return json_response(self._model_card(model_id))
+
+    async def _whole_chat(
+        self, request: web.Request, body: ChatCompletionRequest
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        service = self._service
+        service.check(body, body.token_budget)
+        async with service.turn():
+            serving = service.chain.require()
+            prepared = await self._prepare_chat(request, body, serving)
+            answer, headers = await self._ask(request, serving, CHAT_PATH, prepared)
+        for choice in answer["choices"]:
+            spell_reasoning_twice(choice["message"])
+        return answer, headers
+
+    async def _stream_chat(self, request: web.Request, body: ChatCompletionRequest) -> web.StreamResponse:
+        service = self._service
+        service.check(body, body.token_budget)
+        async with service.turn():
+            serving = service.chain.require()
+            prepared = await self._prepare_chat(request, body, serving)
+            return await self._relay(request, serving, CHAT_PATH, prepared)
+
+    async def _prepare_chat(self, request: web.Request, body: ChatCompletionRequest, serving: Serving) -> Prepared:
+        try:
+            return await self._service.prepare_chat(body, serving, request[REQUEST_ID])
+        except EngineError as error:
+            raise EngineBroke("the engine failed inside this request") from error
+
+    async def _ask(
+        self, request: web.Request, serving: Serving, path: str, prepared: Prepared
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        headers = self._headers(request, serving, prepared)
+        try:
+            answer = await serving.client.post_json(path, prepared.body, request[REQUEST_ID])
+        except EngineError as error:
+            raise EngineBroke("the engine failed inside this request") from error
+        self._account(request, answer.get("usage") or {})
+        return answer, headers
+
+    async def _relay(self, request: web.Request, serving: Serving, path: str, prepared: Prepared) -> web.StreamResponse:
+        stream = request[STREAM] = EventStream(request, self._headers(request, serving, prepared))
+        body = {**prepared.body, "stream": True}
+        try:
+            async with serving.client.stream(path, body, request[REQUEST_ID]) as chunks:
+                await stream.relay(chunks)
+        except EngineError as error:
+            raise EngineBroke("the engine failed inside this request") from error
+        return stream.response
+
+    def _headers(self, request: web.Request, serving: Serving, prepared: Prepared) -> dict[str, str]:
+        """Who answers, and what was done to the conversation."""
+        request[LOG_FIELDS].update(engine=serving.engine.name, model=self._service.settings.model)
+        headers = {"x-engine": serving.engine.name, "x-engine-failovers": "0"}
+        if prepared.n_dropped:
+            headers["x-context-truncated"] = str(prepared.n_dropped)
+            request[LOG_FIELDS]["truncated"] = prepared.n_dropped
+        return headers
+
+    def _account(self, request: web.Request, usage: dict[str, Any]) -> None:
+        counts = {key: int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
+        self._service.totals.n_prompt_tokens += counts["prompt_tokens"]
+        self._service.totals.n_completion_tokens += counts["completion_tokens"]
+        request[LOG_FIELDS].update(counts)
+
+    def _model_card(self, model_id: str) -> dict[str, Any]:
+        settings = self._service.settings
+        return {
+            "id": model_id,
+            "object": "model",
+            "created": int(self._service.started_at),
+            "owned_by": "gguf-server",
+            "max_model_len": settings.max_model_len,
+            "aliases": list(settings.aliases),
+        }
+
+
+def spell_reasoning_twice(message: dict[str, Any]) -> None:
+    """`reasoning_content` and `reasoning` are two spellings that clients look for; engines write one or both."""
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if reasoning:
+        message["reasoning_content"] = message["reasoning"] = reasoning

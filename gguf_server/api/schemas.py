@@ -1,0 +1,68 @@
+"""Bodies of `/chat`, and how a body becomes a typed request: 400 for impossible values, 422 for wrong shapes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import Field, ValidationError
+
+from backends.openai_schema import (
+    ChatCompletionRequest,
+    GenerationRequest,
+    Message,
+    OpenModel,
+    TemplateFields,
+    problems,
+)
+from gguf_server.errors import BadRequest, WrongShape
+
+Body = TypeVar("Body", bound=OpenModel)
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class ChatForm(GenerationRequest, TemplateFields):
+    """One endpoint, three spellings, told apart by the field that is there: `messages`, `message`, `prompt`."""
+
+    message: Text | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    system: str | None = None
+    system_prompt: str | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def is_simple(self) -> bool:
+        return self.messages is None
+
+    def as_chat(self) -> ChatCompletionRequest:
+        """The same request in OpenAI's shape. Raises `WrongShape` when none of the three fields is there."""
+        form_fields = {"message", "prompt", "messages", "system", "system_prompt"}
+        fields: dict[str, Any] = self.model_dump(exclude_none=True, exclude=form_fields)
+        if self.messages is not None:
+            messages = [message.model_dump(exclude_none=True) for message in self.messages]
+        elif (said := self.message or self.prompt) is not None:
+            system = self.system or self.system_prompt
+            messages = [{"role": "system", "content": system}] if system else []
+            messages.append({"role": "user", "content": said})
+            if self.message is None:
+                fields.setdefault("enable_thinking", False)  # the default of this spelling
+        else:
+            raise WrongShape("the body needs one of 'message', 'prompt' and 'messages'", param="messages")
+        return ChatCompletionRequest.model_validate({**fields, "messages": messages})
+
+
+def parse(kind: type[Body], raw: bytes) -> Body:
+    """Raises `BadRequest` (not JSON, impossible values) and `WrongShape` (anything else)."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        problem = problems(error)[0]
+        if problem.is_range:
+            raise BadRequest(problem.message, param=problem.param) from error
+        raise WrongShape(problem.message, param=problem.param) from error

@@ -1,0 +1,129 @@
+"""The gateway's HTTP client of one running engine. All engines speak OpenAI, so there is one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from backends.base import Endpoint
+from gguf_server.errors import BadRequest, ContextExceeded, GatewayError, ModelNotFound, QueueFull, WrongShape
+
+_CONNECT_TIMEOUT_S: Final = 5.0
+_READ_CHUNK_BYTES: Final = 1 << 16
+_COUNT_TIMEOUT_S: Final = 30.0
+
+
+class EngineError(Exception):
+    """The engine failed: it is gone, broke off, or answered 5xx. Another engine may be able to answer."""
+
+
+class EngineClient:
+    """Connections to one engine, from its start to its end. `close` cuts whatever is still open."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        connector = (
+            aiohttp.UnixConnector(endpoint.uds_path, limit=0)
+            if endpoint.uds_path is not None
+            else aiohttp.TCPConnector(limit=0, force_close=False)
+        )
+        self._base_url = endpoint.base_url
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+            headers={"Authorization": f"Bearer {endpoint.api_key}"},
+            read_bufsize=_READ_CHUNK_BYTES,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def post_json(self, path: str, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """One whole answer. Raises `EngineError`, or the `GatewayError` that the engine's refusal amounts to."""
+        async with self._post(path, body, request_id) as response:
+            try:
+                answer: dict[str, Any] = orjson.loads(await response.read())
+            except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
+                raise EngineError(f"the engine's answer broke off: {type(error).__name__}") from error
+            return answer
+
+    @asynccontextmanager
+    async def stream(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Server-sent events as bytes, cut wherever the network cut them. Raises as `post_json` does."""
+        async with self._post(path, body, request_id) as response:
+            yield _read(response)
+
+    async def count_tokens(self, body: dict[str, Any], request_id: str) -> int | None:
+        """Prompt tokens of `messages` in `body`; None where the chat template refuses them."""
+        try:
+            async with asyncio.timeout(_COUNT_TIMEOUT_S):
+                answer = await self.post_json("/tokenize", body, request_id)
+        except BadRequest:
+            return None
+        except TimeoutError as error:
+            raise EngineError("the engine does not count tokens any more") from error
+        return int(answer["count"])
+
+    @asynccontextmanager
+    async def _post(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        try:
+            response = await self._session.post(self._base_url + path, data=orjson.dumps(body), headers=headers)
+        except aiohttp.ClientError as error:
+            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
+        async with response:
+            if response.status != 200:
+                raise await _refusal(response)
+            yield response
+
+
+async def _read(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except aiohttp.ClientError as error:
+        raise EngineError(f"the engine's stream broke off: {type(error).__name__}") from error
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> Exception:
+    """What an answer other than 200 means to our client."""
+    try:
+        parsed = orjson.loads(await response.read())
+    except (aiohttp.ClientError, orjson.JSONDecodeError):
+        parsed = {}
+    message, param, code = _error_fields(parsed if isinstance(parsed, dict) else {})
+    if response.status >= 500 or response.status in (401, 403):
+        return EngineError(f"the engine answered {response.status}: {message}")
+    return refusal(response.status, message, param, code)
+
+
+def refusal(status: int, message: str, param: str | None, code: str | None) -> GatewayError:
+    """An engine's 4xx as our own. The client's mistake, so no other engine is asked."""
+    if code == "context_length_exceeded" or "maximum context length" in message:
+        return ContextExceeded(message, param=param)
+    if status == 404:
+        return ModelNotFound(message, param=param)
+    if status == 422:
+        return WrongShape(message, param=param)
+    if status == 429:
+        return QueueFull(message)
+    return BadRequest(message, param=param, code=code)
+
+
+def _error_fields(body: dict[str, Any]) -> tuple[str, str | None, str | None]:
+    """Message, param and code from the shapes that engines have: an object, a bare string, or `detail`."""
+    error = body.get("error", body.get("detail"))
+    if isinstance(error, dict):
+        code = error.get("code")
+        param = error.get("param")
+        return (
+            str(error.get("message") or "the engine refused"),
+            str(param) if param is not None else None,
+            code if isinstance(code, str) else None,
+        )
+    return str(error or "the engine refused"), None, None

@@ -1,0 +1,95 @@
+"""What every request passes: an id, one line in the log, and errors in one shape."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+import structlog
+from aiohttp import web
+
+from gguf_server.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound
+from gguf_server.relay import EventStream
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID: Final = web.RequestKey("request_id", str)
+STREAM: Final = web.RequestKey("stream", EventStream)
+LOG_FIELDS: Final = web.RequestKey("log_fields", dict[str, object])
+
+_GOOD_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+log = structlog.get_logger("request")
+
+
+@web.middleware
+async def identify_and_log(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The client's `x-request-id` where it is a sound one, else a new one; the answer carries it."""
+    given = request.headers.get("x-request-id", "")
+    request[REQUEST_ID] = given if _GOOD_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+    request[LOG_FIELDS] = {}
+    started = time.perf_counter()
+    status = 499  # the client went away
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        log.info(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=status,
+            elapsed_ms=round(1000 * (time.perf_counter() - started), 1),
+            request_id=request[REQUEST_ID],
+            **request[LOG_FIELDS],
+        )
+
+
+@web.middleware
+async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn what went wrong into OpenAI's error shape, or, in a stream that was begun, into its last event."""
+    try:
+        return await handler(request)
+    except GatewayError as error:
+        problem = error
+    except web.HTTPException as error:
+        problem = _as_gateway_error(error, request)
+    except ConnectionResetError:
+        raise  # nobody is there to be told
+    except Exception:
+        log.exception("unexpected error", request_id=request[REQUEST_ID])
+        problem = GatewayError("an internal error; the log has it under this request's id")
+    request[LOG_FIELDS]["error"] = problem.code
+    stream = request.get(STREAM)
+    if stream is not None and stream.is_open:
+        await stream.fail(problem)
+        answer: web.StreamResponse = stream.response
+        return answer
+    return json_response(problem.body(), status=problem.status, headers=problem.headers)
+
+
+def _as_gateway_error(error: web.HTTPException, request: web.Request) -> GatewayError:
+    """aiohttp's own answers: unknown paths, wrong methods, bodies over the limit."""
+    if isinstance(error, web.HTTPNotFound):
+        return NotFound(f"there is nothing at {request.path[:200]}")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return MethodNotAllowed(f"{request.path[:200]} takes {allowed}", headers={"Allow": allowed})
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return BodyTooLarge("the body is over the limit of this server")
+    return BadRequest(error.reason)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """For `on_response_prepare`: a stream's headers leave before its handler ends."""
+    if REQUEST_ID in request:
+        response.headers["x-request-id"] = request[REQUEST_ID]
+
+
+def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, headers=headers, content_type="application/json")

@@ -1,0 +1,160 @@
+"""The life of the server: keys, listeners, engines, and an end in which nobody's answer is cut without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from gguf_server import config, engines, keys
+from gguf_server.admission import Admission
+from gguf_server.app import make_app
+from gguf_server.chain import EngineChain
+from gguf_server.keys import KeyRing, KeysError
+from gguf_server.service import Service
+from gguf_server.settings import Settings
+
+_LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
+_CLOSE_S: Final = 3.0
+
+log = structlog.get_logger("server")
+
+
+def serve(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit status."""
+    try:
+        keyring = open_keyring(settings)
+    except KeysError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if keyring is None:
+        print(
+            f"{settings.server.host} is not a loopback address, and there is no key: anybody could come in.\n"
+            "Make one first: gguf-server keys create NAME",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        asyncio.run(_run(settings, keyring))
+    except OSError as error:
+        print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def open_keyring(settings: Settings) -> KeyRing | None:
+    """The keys this server knows. On a loopback address the first start makes one; elsewhere None means "refuse"."""
+    path = settings.server.keys_file or keys.default_path()
+    extra = keys.tokens_in(os.environ.get(config.KEYS_VARIABLE, ""))
+    keyring = KeyRing(path, extra)
+    if keyring.has_keys:
+        return keyring
+    if not config.is_loopback(settings.server.host):
+        return None
+    _, token = keys.create(path, "first")
+    _print_first_key(settings, path, token)
+    return KeyRing(path, extra)
+
+
+def _print_first_key(settings: Settings, path: Path, token: str) -> None:
+    """Shown once: only its hash is kept."""
+    service = next(iter(settings.services.values()))
+    url = f"http://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
+    body = shlex.quote('{"messages": [{"role": "user", "content": "Hello! Who are you?"}]}')
+    print(
+        f"A first API key was made; it is shown this once, {path} keeps its hash:\n\n    {token}\n\n"
+        "When the model is loaded, this line chats with it:\n\n"
+        f"    curl {url} -H 'Authorization: Bearer {token}' -H 'Content-Type: application/json' -d {body}\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+async def _run(settings: Settings, keyring: KeyRing) -> None:
+    stop = asyncio.Event()
+    with _runtime_dir() as runtime_dir:
+        services = [
+            Service(
+                name,
+                of,
+                EngineChain(name, engines.build(of, runtime_dir)),
+                Admission(of.max_concurrent, of.max_queue),
+            )
+            for name, of in settings.services.items()
+        ]
+        for signal_ in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
+        async with _listeners(settings, services, keyring), asyncio.TaskGroup() as owners:
+            chains = [owners.create_task(service.chain.run()) for service in services]
+            await stop.wait()
+            stop.clear()
+            await drain(services, settings.server.drain_s, hurry=stop)
+            for chain in chains:
+                chain.cancel()
+
+
+async def drain(services: list[Service], limit_s: float, *, hurry: asyncio.Event) -> None:
+    """Let running answers finish for `limit_s`, or until `hurry` (a second signal); then end each with an error."""
+    for service in services:
+        service.draining = True
+    log.info("draining", in_flight=sum(service.n_in_flight for service in services), limit_s=limit_s)
+    all_idle = asyncio.create_task(_all_idle(services))
+    hurried = asyncio.create_task(hurry.wait())
+    try:
+        await asyncio.wait([all_idle, hurried], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for service in services:
+            service.cut_off()
+        await asyncio.wait([all_idle], timeout=_LAST_WORDS_S)
+    finally:
+        for task in (all_idle, hurried):
+            task.cancel()
+        await asyncio.gather(all_idle, hurried, return_exceptions=True)
+
+
+async def _all_idle(services: list[Service]) -> None:
+    for service in services:
+        await service.idle.wait()
+
+
+@asynccontextmanager
+async def _listeners(settings: Settings, services: list[Service], keyring: KeyRing) -> AsyncIterator[None]:
+    """The shared listener, and one for each service that has a port of its own."""
+    shared = {path: service for service in services for path in service.settings.paths}
+    listeners = [(settings.server.port, shared)]
+    listeners += [(service.settings.port, {"": service}) for service in services if service.settings.port]
+    runners: list[web.AppRunner] = []
+    try:
+        for port, mounts in listeners:
+            app = make_app(mounts, keyring, max_body_bytes=settings.server.max_body_bytes)
+            # Without handler_cancellation a client that leaves while it waits would be noticed only at its turn.
+            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
+            runners.append(runner)
+            await runner.setup()
+            await web.TCPSite(runner, settings.server.host, port).start()
+            log.info("listening", url=f"http://{settings.server.host}:{port}", paths=list(mounts))
+        yield
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+@contextmanager
+def _runtime_dir() -> Iterator[Path]:
+    """A folder for the engines' sockets that nobody else can look into; its path is short, as sockets demand."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    path = Path(tempfile.mkdtemp(prefix="gguf-", dir=base if base and Path(base).is_dir() else None))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,205 @@
+"""One service at run time: its settings, its engines, who may use them now, and what it has done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from backends.openai_schema import ChatCompletionRequest, CompletionRequest, GenerationRequest, Message
+from gguf_server import context
+from gguf_server.admission import Admission
+from gguf_server.chain import EngineChain, Serving
+from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
+from gguf_server.settings import ServiceSettings
+
+# What is passed on to the engine besides the fields that the gateway itself sets. Anything else that a client sends
+# is accepted and left out: OpenAI's clients keep adding fields that mean nothing here.
+_PASSED_ON = frozenset(
+    {
+        "bad_words",
+        "best_of",
+        "echo",
+        "frequency_penalty",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "ignore_eos",
+        "include_reasoning",
+        "include_stop_str_in_output",
+        "logit_bias",
+        "logprobs",
+        "min_p",
+        "min_tokens",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "prompt",
+        "reasoning_effort",
+        "repetition_penalty",
+        "response_format",
+        "seed",
+        "skip_special_tokens",
+        "stop",
+        "stop_token_ids",
+        "stream_options",
+        "structured_outputs",
+        "suffix",
+        "temperature",
+        "thinking_token_budget",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A body for the engine, and what had to be done to the client's to make it fit."""
+
+    body: dict[str, Any]
+    n_dropped: int = 0
+
+
+@dataclass(slots=True)
+class Totals:
+    """Since start. `n_unknown_fields` counts what clients sent and nobody knows."""
+
+    n_requests: int = 0
+    n_prompt_tokens: int = 0
+    n_completion_tokens: int = 0
+    n_truncated: int = 0
+    n_unknown_fields: int = 0
+
+
+@dataclass(slots=True)
+class Service:
+    name: str
+    settings: ServiceSettings
+    chain: EngineChain
+    admission: Admission
+    totals: Totals = field(default_factory=Totals)
+    started_at: float = field(default_factory=time.time)
+    draining: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _deadlines: set[asyncio.Timeout] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A request's time: in the queue, then computing. Raises `Draining`, `QueueFull` and `TimedOut`."""
+        if self.draining:
+            raise Draining("the server is shutting down", retry_after_s=5)
+        self.totals.n_requests += 1
+        timeout = asyncio.timeout(self.settings.timeout_s)
+        self._deadlines.add(timeout)
+        self.idle.clear()
+        try:
+            async with timeout, self.admission.permit():
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            if self.draining:
+                raise Draining("the server shut down before the answer was finished", retry_after_s=5) from None
+            raise TimedOut(f"the request ran longer than {self.settings.timeout_s:g} s") from None
+        finally:
+            self._deadlines.discard(timeout)
+            if not self._deadlines:
+                self.idle.set()
+
+    @property
+    def n_in_flight(self) -> int:
+        return len(self._deadlines)
+
+    def cut_off(self) -> None:
+        """End every request that still runs, with an error each."""
+        now = asyncio.get_running_loop().time()
+        for timeout in self._deadlines:
+            timeout.reschedule(now)
+
+    def check(self, request: GenerationRequest, n_tokens_asked: int | None) -> None:
+        """Raises `ModelNotFound`, and `BadRequest` for more tokens than this service gives."""
+        if request.model is not None and request.model not in self.settings.model_names:
+            raise ModelNotFound(f"the model {request.model!r} does not exist here", param="model")
+        limit = self.settings.max_tokens_limit or self.settings.max_model_len
+        if n_tokens_asked is not None and n_tokens_asked > limit:
+            raise BadRequest(f"max_tokens is {n_tokens_asked}, this service gives at most {limit}", param="max_tokens")
+        self.totals.n_unknown_fields += len((request.model_extra or {}).keys() - _PASSED_ON)
+
+    async def prepare_chat(self, request: ChatCompletionRequest, serving: Serving, request_id: str) -> Prepared:
+        """The engine's body of a chat. Raises `ContextExceeded`, `BadRequest` and `EngineError`."""
+        settings = self.settings
+        _check_images(request.messages, allowed=settings.images)
+        messages = [_as_system(message) for message in request.messages]
+        kwargs = request.template_kwargs
+        if settings.enable_thinking is not None:
+            kwargs.setdefault("enable_thinking", settings.enable_thinking)
+        template: dict[str, Any] = {"chat_template_kwargs": kwargs} if kwargs else {}
+        if request.continue_final_message:
+            template |= {"continue_final_message": True, "add_generation_prompt": False}
+        max_tokens = request.token_budget or settings.default_max_tokens
+        fit = context.Fit(tuple(messages), max_tokens, 0)
+        if context.upper_bound(request) + max_tokens > settings.max_model_len:
+
+            async def count(some: Any) -> int | None:
+                asked = {"model": settings.model, "messages": _dump(some), **template}
+                if request.tools:
+                    asked["tools"] = request.tools
+                return await serving.client.count_tokens(asked, request_id)
+
+            keep_last = bool(request.continue_final_message)
+            fit = await context.fit(messages, max_tokens, settings.max_model_len, count, keep_last=keep_last)
+        self.totals.n_truncated += bool(fit.n_dropped)
+        body = {
+            **self._common(request),
+            **template,
+            "messages": _dump(fit.messages),
+            "max_tokens": fit.max_tokens,
+        }
+        return Prepared(body, fit.n_dropped)
+
+    def prepare_completion(self, request: CompletionRequest) -> Prepared:
+        """The engine's body of a text completion. An engine clamps max_tokens to what the context leaves."""
+        body = self._common(request)
+        body["max_tokens"] = request.max_tokens or self.settings.default_max_tokens
+        return Prepared(body)
+
+    def _common(self, request: GenerationRequest) -> dict[str, Any]:
+        """What the client said, over the service's defaults."""
+        defaults = self.settings.sampling.model_dump(exclude_none=True)
+        said = request.model_dump(exclude_none=True, include=set(_PASSED_ON))
+        extra = {key: value for key, value in (request.model_extra or {}).items() if key in _PASSED_ON}
+        return {**defaults, **extra, **said, "model": self.settings.model}
+
+
+def _dump(messages: Any) -> list[dict[str, Any]]:
+    return [message.model_dump(exclude_none=True) for message in messages]
+
+
+def _as_system(message: Message) -> Message:
+    """OpenAI's newer clients call the system's role `developer`."""
+    return message.model_copy(update={"role": "system"}) if message.role == "developer" else message
+
+
+def _check_images(messages: list[Message], *, allowed: bool) -> None:
+    """Images come inside the body: an engine that fetched an address would do it from inside the building."""
+    for message in messages:
+        if not message.has_image:
+            continue
+        if not allowed:
+            raise BadRequest("this model takes text only, not images", param="messages", code="images_not_supported")
+        for part in message.content if isinstance(message.content, list) else ():
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            if part.get("type") != "text" and not str(url or "").startswith("data:image/"):
+                raise BadRequest("an image has to be a data: URL", param="messages", code="remote_image_refused")

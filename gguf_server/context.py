@@ -61,20 +61,32 @@ async def fit(
     `ContextExceeded` when those alone leave no room for an answer.
     """
     groups = droppable_groups(messages, keep_last=keep_last)
-    low, high = 0, len(groups)
-    n_prompt: int | None = None
-    while low < high:  # the fewest groups to drop lies in low..high
+
+    async def count_from(n_groups: int) -> tuple[int, int] | None:
+        """Tokens with at least this many groups gone: the first shape that the template takes."""
+        for n_gone in range(n_groups, len(groups) + 1):
+            n_tokens = await count(_without(messages, groups[:n_gone]))
+            if n_tokens is not None:
+                return n_gone, n_tokens
+        return None
+
+    low, high = 0, len(groups) + 1  # the fewest groups to drop lies in low..high - 1
+    fits: tuple[int, int] | None = None
+    too_long: tuple[int, int] | None = None
+    while low < high:
         middle = (low + high) // 2
-        found = await count(_without(messages, groups[:middle]))
-        if found is not None and found + max_tokens <= max_model_len:
-            high, n_prompt = middle, found
+        found = await count_from(middle)
+        if found is None:
+            high = middle
+        elif found[1] + max_tokens <= max_model_len:
+            fits, high = found, middle
         else:
-            low = middle + 1
-    kept = _without(messages, groups[:high])
-    if n_prompt is None:
-        n_prompt = await count(kept)
-    if n_prompt is None:
+            too_long, low = found, found[0] + 1
+    chosen = fits or too_long
+    if chosen is None:
         return Fit(tuple(messages), max_tokens, 0)  # refused in any shape: the engine will say why
+    n_gone, n_prompt = chosen
+    kept = _without(messages, groups[:n_gone])
     n_left = max_model_len - n_prompt
     if n_left < 1:
         raise ContextExceeded(

@@ -1,0 +1,47 @@
+"""Engines that do what a test tells them, without a process."""
+
+from __future__ import annotations
+
+import asyncio
+
+from backends.base import Endpoint, EngineFailure, EngineState, FailureReason
+
+
+class ScriptedEngine:
+    """Fails to start `n_bad_starts` times, then runs until `fail` is called. Its endpoint leads nowhere."""
+
+    def __init__(self, name: str, *, kind: str = "llamacpp", n_bad_starts: int = 0) -> None:
+        self.name = name
+        self.kind = kind
+        self.state = EngineState.STOPPED
+        self.failure: EngineFailure | None = None
+        self.endpoint = Endpoint("http://127.0.0.1:9", "key")
+        self.n_starts = 0
+        self._n_bad_starts = n_bad_starts
+        self._broken: asyncio.Future[EngineFailure] | None = None
+
+    async def start(self) -> None:
+        self.n_starts += 1
+        self.state = EngineState.STARTING
+        await asyncio.sleep(0)
+        if self.n_starts <= self._n_bad_starts:
+            self.state = EngineState.FAILED
+            self.failure = EngineFailure(FailureReason.NO_GPU, f"{self.name} will not")
+            raise self.failure
+        self.failure = None
+        self._broken = asyncio.get_running_loop().create_future()
+        self.state = EngineState.READY
+
+    async def wait_failed(self) -> EngineFailure:
+        assert self._broken is not None
+        return await asyncio.shield(self._broken)
+
+    async def stop(self) -> None:
+        if self.state is EngineState.READY:
+            self.state = EngineState.STOPPED
+
+    def fail(self) -> None:
+        assert self._broken is not None
+        self.state = EngineState.FAILED
+        self.failure = EngineFailure(FailureReason.CRASHED, "gone", exit_code=0)
+        self._broken.set_result(self.failure)

@@ -1,0 +1,138 @@
+"""Admission: the rule as a state machine, then the waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from gguf_server.admission import Admission, Turnstile
+from gguf_server.errors import QueueFull
+
+
+class TurnstileMachine(RuleBasedStateMachine):
+    """Against a model that is two plain lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turnstile: Turnstile[int] = Turnstile(max_running=2, max_queued=3)
+        self.inside = 0
+        self.waiting: deque[int] = deque()
+        self.next_ticket = 0
+
+    @rule()
+    def arrive(self) -> None:
+        if self.turnstile.can_enter():
+            assert self.inside < 2
+            assert not self.waiting
+            self.turnstile.enter()
+            self.inside += 1
+        elif self.turnstile.can_queue():
+            assert len(self.waiting) < 3
+            self.turnstile.queue(self.next_ticket)
+            self.waiting.append(self.next_ticket)
+            self.next_ticket += 1
+        else:
+            assert len(self.waiting) == 3
+
+    @precondition(lambda self: self.inside > 0)
+    @rule()
+    def leave(self) -> None:
+        called = self.turnstile.leave()
+        if self.waiting:
+            assert called == self.waiting.popleft()
+        else:
+            assert called is None
+            self.inside -= 1
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(list(self.waiting)))
+        assert self.turnstile.give_up(ticket)
+        assert not self.turnstile.give_up(ticket)
+        self.waiting.remove(ticket)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.turnstile.n_running == self.inside
+        assert self.turnstile.n_queued == len(self.waiting)
+
+
+TestTurnstile = TurnstileMachine.TestCase
+
+
+async def hold(admission: Admission, entered: asyncio.Event, leave: asyncio.Event) -> None:
+    async with admission.permit():
+        entered.set()
+        await leave.wait()
+
+
+async def test_the_queue_is_first_come_first_served() -> None:
+    admission = Admission(max_concurrent=1, max_queue=8)
+    order: list[int] = []
+
+    async def visit(number: int) -> None:
+        async with admission.permit():
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(visit(i) for i in range(6)))
+    assert order == list(range(6))
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_one_more_than_may_wait_is_refused_at_once_and_told_when_to_return() -> None:
+    admission = Admission(max_concurrent=1, max_queue=1)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold(admission, entered, leave))
+        await entered.wait()
+        waiting = tasks.create_task(hold(admission, asyncio.Event(), leave))
+        while not admission.n_queued:
+            await asyncio.sleep(0)
+        with pytest.raises(QueueFull) as refused:
+            async with admission.permit():
+                pytest.fail("admitted")
+        assert 1 <= int(refused.value.headers["Retry-After"]) <= 10
+        assert not waiting.done()
+        leave.set()
+
+
+async def test_a_waiter_that_leaves_frees_its_place_in_the_queue() -> None:
+    admission = Admission(max_concurrent=1, max_queue=1)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(hold(admission, entered, leave))
+        await entered.wait()
+        waiting = tasks.create_task(hold(admission, asyncio.Event(), leave))
+        while not admission.n_queued:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert admission.n_queued == 0
+        leave.set()
+    assert admission.n_running == 0
+
+
+async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_turn_on() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    last_entered = asyncio.Event()
+    first = asyncio.create_task(hold(admission, entered, leave))
+    await entered.wait()
+    second = asyncio.create_task(hold(admission, asyncio.Event(), leave))
+    third = asyncio.create_task(hold(admission, last_entered, leave))
+    while admission.n_queued < 2:
+        await asyncio.sleep(0)
+    leave.set()
+    while not first.done():
+        await asyncio.sleep(0)
+    second.cancel()
+    async with asyncio.timeout(5):
+        await last_entered.wait()
+        await asyncio.wait([second, third])
+    assert (admission.n_running, admission.n_queued) == (0, 0)

@@ -1,0 +1,77 @@
+"""The stream relay on a real socket, with an engine that is a list of chunks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import aiohttp
+import pytest
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpClient
+
+from gguf_server.engine_client import EngineError
+from gguf_server.middleware import STREAM, identify_and_log, render_errors
+from gguf_server.relay import EventStream
+
+EVENTS = [b'data: {"n": %d}\n\n' % n for n in range(5)]
+DONE = b"data: [DONE]\n\n"
+
+
+async def chunks_of(chunks: Sequence[bytes], failure: Exception | None = None) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+    if failure is not None:
+        raise failure
+
+
+def app_streaming(chunks: Sequence[bytes], failure: Exception | None = None) -> web.Application:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        stream = request[STREAM] = EventStream(request, {"x-engine": "scripted"})
+        await stream.relay(chunks_of(chunks, failure))
+        return stream.response
+
+    app = web.Application(middlewares=[identify_and_log, render_errors])
+    app.router.add_get("/", handler)
+    return app
+
+
+async def read(client_of: AiohttpClient, app: web.Application) -> tuple[aiohttp.ClientResponse, bytes]:
+    client = await client_of(app)
+    response = await client.get("/")
+    return response, await response.read()
+
+
+async def test_events_pass_through_unchanged(aiohttp_client: AiohttpClient) -> None:
+    response, body = await read(aiohttp_client, app_streaming([*EVENTS, DONE]))
+    assert body == b"".join(EVENTS) + DONE
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["x-engine"] == "scripted"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+async def test_it_does_not_matter_where_the_network_cut_them(aiohttp_client: AiohttpClient, size: int) -> None:
+    whole = b"".join(EVENTS) + DONE
+    pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
+    _, body = await read(aiohttp_client, app_streaming(pieces))
+    assert body == whole
+
+
+async def test_an_engine_that_breaks_off_mid_event_ends_in_an_error_event(aiohttp_client: AiohttpClient) -> None:
+    chunks = [EVENTS[0], b'data: {"half', b"-an-event"]
+    response, body = await read(aiohttp_client, app_streaming(chunks, EngineError("gone")))
+    assert response.status == 200
+    assert body.startswith(EVENTS[0] + b'data: {"error":')
+    assert b"half" not in body
+    assert body.endswith(DONE)
+
+
+async def test_an_engine_that_just_stops_ends_in_an_error_event(aiohttp_client: AiohttpClient) -> None:
+    _, body = await read(aiohttp_client, app_streaming(EVENTS[:2]))
+    assert b'"code":"engine_failed"' in body
+    assert body.endswith(DONE)
+
+
+async def test_a_failure_before_the_first_event_keeps_its_status(aiohttp_client: AiohttpClient) -> None:
+    response, body = await read(aiohttp_client, app_streaming([], EngineError("gone")))
+    assert response.status == 500
+    assert b'"code":"engine_failed"' in body

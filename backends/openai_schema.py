@@ -15,9 +15,9 @@ Stop = StrictStr | list[StrictStr]
 
 
 class OpenModel(BaseModel):
-    """Known fields are typed, unknown ones are kept."""
+    """Known fields are typed, unknown ones are kept. Errors never repeat what was sent: it may be a patient's."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
 
 
 class SamplingFields(OpenModel):

@@ -169,7 +169,12 @@ class Service:
         return Prepared(body, fit.n_dropped)
 
     def prepare_completion(self, request: CompletionRequest) -> Prepared:
-        """The engine's body of a text completion. An engine clamps max_tokens to what the context leaves."""
+        """The engine's body of a text completion. An engine clamps max_tokens to what the context leaves.
+
+        Raises `BadRequest` for a prompt that holds nothing.
+        """
+        if not request.prompt:
+            raise BadRequest("the prompt is empty", param="prompt")
         body = self._common(request)
         body["max_tokens"] = request.max_tokens or self.settings.default_max_tokens
         return Prepared(body)

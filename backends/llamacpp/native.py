@@ -24,9 +24,8 @@ import numpy.typing as npt
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 
-_LOG_LEVEL_WARN: Final = 2
-_LOG_LEVEL_ERROR: Final = 3
-_LOG_LEVEL_DEBUG: Final = 4
+_LOG_LEVEL_WARN: Final = 3
+_LOG_LEVEL_ERROR: Final = 4
 
 _GGML_TYPES: Final = {
     "f32": llama_cpp.GGML_TYPE_F32,
@@ -152,6 +151,9 @@ class Model:
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self._model:
             raise NativeError(f"llama.cpp could not load {path.name}", recent_log())
+        if not llama_cpp.llama_model_has_decoder(self._model) or llama_cpp.llama_model_has_encoder(self._model):
+            self.close()
+            raise NativeError("unsupported: not a decoder-only model", ("unsupported: not a decoder-only model",))
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self._pieces: dict[int, bytes] = {}
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)

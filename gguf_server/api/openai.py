@@ -105,21 +105,25 @@ class OpenAIApi:
         self, request: web.Request, serving: Serving, path: str, prepared: Prepared
     ) -> tuple[dict[str, Any], dict[str, str]]:
         headers = self._headers(request, serving, prepared)
+        body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
         try:
-            answer = await serving.client.post_json(path, prepared.body, request[REQUEST_ID])
+            answer = await serving.client.post_json(path, body, request[REQUEST_ID])
         except EngineError as error:
             raise EngineBroke("the engine failed inside this request") from error
         self._account(request, answer.get("usage") or {})
         return answer, headers
 
     async def _relay(self, request: web.Request, serving: Serving, path: str, prepared: Prepared) -> web.StreamResponse:
-        stream = request[STREAM] = EventStream(request, self._headers(request, serving, prepared))
-        body = {**prepared.body, "stream": True}
+        asked = prepared.body.get("stream_options") or {}
+        headers = self._headers(request, serving, prepared)
+        stream = request[STREAM] = EventStream(request, headers, show_usage=bool(asked.get("include_usage")))
+        body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
         try:
             async with serving.client.stream(path, body, request[REQUEST_ID]) as chunks:
                 await stream.relay(chunks)
         except EngineError as error:
             raise EngineBroke("the engine failed inside this request") from error
+        self._account(request, stream.usage)
         return stream.response
 
     def _headers(self, request: web.Request, serving: Serving, prepared: Prepared) -> dict[str, str]:

@@ -37,7 +37,7 @@ class ChatForm(GenerationRequest, TemplateFields):
         return self.messages is None
 
     def as_chat(self) -> ChatCompletionRequest:
-        """The same request in OpenAI's shape. Raises `WrongShape` when none of the three fields is there."""
+        """The same request in OpenAI's shape. Raises as `parse` does, and when none of the three fields is there."""
         form_fields = {"message", "prompt", "messages", "system", "system_prompt"}
         fields: dict[str, Any] = self.model_dump(exclude_none=True, exclude=form_fields)
         if self.messages is not None:
@@ -50,7 +50,7 @@ class ChatForm(GenerationRequest, TemplateFields):
                 fields.setdefault("enable_thinking", False)  # the default of this spelling
         else:
             raise WrongShape("the body needs one of 'message', 'prompt' and 'messages'", param="messages")
-        return ChatCompletionRequest.model_validate({**fields, "messages": messages})
+        return validate(ChatCompletionRequest, {**fields, "messages": messages})
 
 
 def parse(kind: type[Body], raw: bytes) -> Body:
@@ -59,6 +59,10 @@ def parse(kind: type[Body], raw: bytes) -> Body:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
+    return validate(kind, body)
+
+
+def validate(kind: type[Body], body: object) -> Body:
     try:
         return kind.model_validate(body)
     except ValidationError as error:

@@ -24,9 +24,11 @@ async def chunks_of(chunks: Sequence[bytes], failure: Exception | None = None) -
         raise failure
 
 
-def app_streaming(chunks: Sequence[bytes], failure: Exception | None = None) -> web.Application:
+def app_streaming(
+    chunks: Sequence[bytes], failure: Exception | None = None, *, show_usage: bool = False
+) -> web.Application:
     async def handler(request: web.Request) -> web.StreamResponse:
-        stream = request[STREAM] = EventStream(request, {"x-engine": "scripted"})
+        stream = request[STREAM] = EventStream(request, {"x-engine": "scripted"}, show_usage=show_usage)
         await stream.relay(chunks_of(chunks, failure))
         return stream.response
 
@@ -54,6 +56,20 @@ async def test_it_does_not_matter_where_the_network_cut_them(aiohttp_client: Aio
     pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
     _, body = await read(aiohttp_client, app_streaming(pieces))
     assert body == whole
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+LIKE_USAGE = b'data: {"choices":[{"delta":{"content":"\\"choices\\":[]"}}]}\n\n'
+
+
+@pytest.mark.parametrize("size", [5, 1000])
+async def test_the_usage_is_shown_to_those_who_asked_only(aiohttp_client: AiohttpClient, size: int) -> None:
+    whole = EVENTS[0] + LIKE_USAGE + USAGE + DONE
+    pieces = [whole[i : i + size] for i in range(0, len(whole), size)]
+    _, body = await read(aiohttp_client, app_streaming(pieces, show_usage=True))
+    assert body == whole
+    _, body = await read(aiohttp_client, app_streaming(pieces))
+    assert body == EVENTS[0] + LIKE_USAGE + DONE
 
 
 async def test_an_engine_that_breaks_off_mid_event_ends_in_an_error_event(aiohttp_client: AiohttpClient) -> None:

@@ -1,0 +1,30 @@
+"""What the README promises to be true of the configuration and the commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gguf_server import config
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_hospitals_example_configuration_is_valid(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    path = tmp_path / "gguf-server.toml"
+    path.write_text(example, encoding="utf-8")
+    settings = config.load(path, environ={})
+    assert list(settings.services) == ["qwen3", "gemma4"]
+    assert [engine.kind for engine in settings.services["qwen3"].engines] == ["vllm", "llamacpp", "llamacpp"]
+    assert settings.services["gemma4"].paths == ("/gemma4", "/gemma2")
+
+
+def test_the_table_of_services_agrees_with_the_presets() -> None:
+    for name in config.preset_names():
+        settings = config.load(presets=[name], environ={}).services[name]
+        (row,) = re.findall(rf"^\| `{re.escape(name)}` \|(.*)\|$", README, re.MULTILINE)
+        shared, port, models = (cell.strip() for cell in row.split("|"))
+        assert [path.strip("`") for path in re.findall(r"`[^`]+`", shared)] == [path or "/" for path in settings.paths]
+        assert port == (str(settings.port) if settings.port else "")
+        assert set(re.findall(r"`([^`]+)`", models)) == settings.model_names

@@ -120,7 +120,7 @@ class ControlTexts:
         self._pattern = re.compile(_trie_pattern(texts)) if texts else None
 
     def mask(self, value: Any) -> Masked:
-        """Mask every string inside `value` (dicts, lists and strings). The mark cannot be guessed."""
+        """Mask every string inside `value` (JSON), names of properties included. The mark cannot be guessed."""
         nonce = secrets.token_hex(8)
         texts: list[str] = []
 
@@ -152,7 +152,7 @@ def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
     if isinstance(value, list):
         return [_map_strings(item, change) for item in value]
     if isinstance(value, dict):
-        return {key: _map_strings(item, change) for key, item in value.items()}
+        return {change(key): _map_strings(item, change) for key, item in value.items()}
     return value
 
 

@@ -93,10 +93,8 @@ def on_abort(report: Callable[[str], None]) -> None:
         report((message or b"").decode("utf-8", "replace"))
 
     _abort_callback = _AbortCallback(told)
-    suffix = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
-    folder = Path(llama_cpp.__file__).parent / "lib"
-    library = ctypes.CDLL(str(folder / f"libggml-base.{suffix}"))
-    library.ggml_set_abort_callback(_abort_callback)
+    # Looked up from libllama: a wheel holds several copies of libggml-base, and only the one it is linked to counts.
+    llama_cpp.llama_cpp._lib.ggml_set_abort_callback(_abort_callback)
 
 
 def supports_gpu_offload() -> bool:

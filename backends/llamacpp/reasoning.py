@@ -74,7 +74,7 @@ class ReasoningSplitter:
             if at < 0:
                 yield from self._take(self._n_certain(marker))
                 return
-            blank = not self._buffer[:at].strip()
+            blank = not self._answered and not self._buffer[:at].strip()
             if not self._inside and self._format.only_first and not blank:
                 yield from self._take(at)  # the answer has begun: what follows is text
                 continue

@@ -123,13 +123,16 @@ class Scheduler:
     def plan(self, prompt_budget: int) -> list[Piece]:
         """Pieces of the next step in ascending order of `seq_id`; empty when there is nothing to do.
 
-        `prompt_budget` bounds the prompt tokens of one step, so that running answers go on meanwhile.
+        `prompt_budget` bounds the prompt tokens of one step, so that running answers go on meanwhile. While nobody is
+        answering, the oldest prompt is taken in pieces as large as a batch can hold, which computes fastest.
         """
         while self._n_missing_cells() > 0 and (self._evict_idle() or self._preempt_youngest()):
             pass
         self._admit()
         decoding = [s for s in self.running if s.is_decoding]
         pieces = [self._piece(s, 1) for s in decoding]
+        if self.running and not decoding:
+            prompt_budget = max(prompt_budget, self.running[0].n_pending_tokens)
         budget = min(prompt_budget, self.n_batch - len(pieces))
         budget = min(budget, self._n_cells_left() - len(pieces))
         for sequence in self.running:

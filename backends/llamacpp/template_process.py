@@ -93,14 +93,13 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     template: jinja2.Template | None = None
     broken = ""
+    first = json.loads(sys.stdin.readline() or "{}")
+    try:
+        template = make_environment().from_string(first["template"], globals=first["globals"])
+    except Exception as error:  # noqa: BLE001 - the boundary of somebody else's program
+        broken = f"{type(error).__name__}: {error}"[:500]
     for line in sys.stdin:
         request = json.loads(line)
-        if "template" in request:
-            try:
-                template = make_environment().from_string(request["template"], globals=request["globals"])
-            except Exception as error:  # noqa: BLE001 - the boundary of somebody else's program
-                broken = f"{type(error).__name__}: {error}"[:500]
-            continue
         reply = answer(template, request) if template is not None else {"error": f"it does not compile: {broken}"}
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()

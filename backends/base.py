@@ -83,6 +83,10 @@ class Engine(Protocol):
         """Which family it belongs to: `vllm` or `llamacpp`."""
 
     @property
+    def device(self) -> str:
+        """What it was asked to compute on: `auto`, `cuda` or `cpu`."""
+
+    @property
     def state(self) -> EngineState: ...
 
     @property

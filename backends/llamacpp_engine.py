@@ -61,7 +61,7 @@ class LlamaCppSpec:
 def llamacpp_engine(spec: LlamaCppSpec, *, name: str = "llama.cpp", stop_grace_s: float = 10.0) -> SupervisedEngine:
     """A stopped engine."""
     plan = partial(launch_plan, spec)
-    return SupervisedEngine(name=name, kind="llamacpp", plan=plan, stop_grace_s=stop_grace_s)
+    return SupervisedEngine(name=name, kind="llamacpp", device=spec.device, plan=plan, stop_grace_s=stop_grace_s)
 
 
 def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:

@@ -49,8 +49,11 @@ class SupervisedEngine:
     `EngineFailure` where it is plain beforehand that the engine cannot run here.
     """
 
-    def __init__(self, *, name: str, kind: str, plan: Callable[[], LaunchPlan], stop_grace_s: float = 10.0) -> None:
+    def __init__(
+        self, *, name: str, kind: str, device: str, plan: Callable[[], LaunchPlan], stop_grace_s: float = 10.0
+    ) -> None:
         self._name = name
+        self._device = device
         self._kind = kind
         self._plan = plan
         self._stop_grace_s = stop_grace_s
@@ -71,6 +74,10 @@ class SupervisedEngine:
     @property
     def kind(self) -> str:
         return self._kind
+
+    @property
+    def device(self) -> str:
+        return self._device
 
     @property
     def state(self) -> EngineState:

@@ -105,6 +105,7 @@ def _describe(link: Link) -> dict[str, Any]:
     return {
         "name": link.engine.name,
         "kind": link.engine.kind,
+        "device": link.engine.device,
         "state": link.engine.state,
         "since": link.since.isoformat(),
         "starts": link.n_starts,

@@ -55,7 +55,7 @@ async def make(folder: Path) -> AsyncIterator[MakeEngine]:
                 endpoint = Endpoint("http://localhost", secrets.token_hex(8), uds)
                 return launch(endpoint, "--uds", uds, *flags, load_timeout_s=load_timeout_s, key=key)
 
-            engine = SupervisedEngine(name="fake", kind="test", plan=plan, stop_grace_s=10.0)
+            engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=plan, stop_grace_s=10.0)
             stack.push_async_callback(engine.stop)
             return engine
 
@@ -130,7 +130,9 @@ async def test_engine_on_a_loopback_port_becomes_ready() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     endpoint = Endpoint(f"http://127.0.0.1:{port}", "key")
-    engine = SupervisedEngine(name="fake", kind="test", plan=lambda: launch(endpoint, "--port", str(port)))
+    engine = SupervisedEngine(
+        name="fake", kind="test", device="cpu", plan=lambda: launch(endpoint, "--port", str(port))
+    )
     await engine.start()
     await engine.stop()
     assert engine.load_s is not None
@@ -191,7 +193,7 @@ async def test_plan_that_cannot_be_made_fails_without_a_process() -> None:
     def plan() -> LaunchPlan:
         raise EngineFailure(FailureReason.NOT_INSTALLED, "pip install it")
 
-    engine = SupervisedEngine(name="fake", kind="test", plan=plan)
+    engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=plan)
     with pytest.raises(EngineFailure, match="pip install it"):
         await engine.start()
     assert engine.state is EngineState.FAILED
@@ -203,7 +205,7 @@ async def test_mistake_in_a_plan_leaves_the_engine_stopped() -> None:
     def plan() -> LaunchPlan:
         raise ZeroDivisionError
 
-    engine = SupervisedEngine(name="fake", kind="test", plan=plan)
+    engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=plan)
     with pytest.raises(ZeroDivisionError):
         await engine.start()
     assert engine.state is EngineState.STOPPED
@@ -254,6 +256,7 @@ async def test_engine_that_ignores_sigterm_is_killed_after_the_grace(folder: Pat
     engine = SupervisedEngine(
         name="fake",
         kind="test",
+        device="cpu",
         plan=lambda: launch(endpoint, "--uds", uds, "--ignore-sigterm"),
         stop_grace_s=0.1,
     )

@@ -13,6 +13,7 @@ class ScriptedEngine:
     def __init__(self, name: str, *, kind: str = "llamacpp", n_bad_starts: int = 0) -> None:
         self.name = name
         self.kind = kind
+        self.device = "cpu"
         self.state = EngineState.STOPPED
         self.failure: EngineFailure | None = None
         self.endpoint = Endpoint("http://127.0.0.1:9", "key")

@@ -1,0 +1,87 @@
+"""What people ask is nobody's business: no text of theirs, and no key, is ever printed. Not even for debugging."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from tests.e2e.client import CHAT, COMPLETIONS, MODELS, Client, Json, chat, endless, user
+from tests.e2e.program import KEY, OTHER_KEY, Program, until
+
+MARKER = "bí-mật-7f3a"  # in a prompt
+ESCAPED = "b\\u00ed-m\\u1eadt-7f3a"
+TOKEN = "token-that-is-wrong-91c4"
+
+POSTS: list[tuple[str, Json]] = [
+    (CHAT, chat(MARKER)),
+    (CHAT, chat(MARKER, stream=True)),
+    (CHAT, chat(MARKER, user=MARKER, metadata={MARKER: MARKER}, stop=[MARKER], unknown=MARKER)),
+    (CHAT, {"messages": [{"role": "system", "content": MARKER}, user(MARKER)], "max_tokens": 2}),
+    (CHAT, {"messages": [user([{"type": "text", "text": MARKER}])], "max_tokens": 2}),
+    (COMPLETIONS, {"prompt": MARKER, "max_tokens": 2}),
+    (COMPLETIONS, {"prompt": [MARKER, MARKER], "max_tokens": 2, "stream": True}),
+    ("/chat", {"message": MARKER, "system": MARKER, "max_tokens": 2}),
+    ("/chat", {"prompt": MARKER, "system_prompt": MARKER, "max_tokens": 2}),
+    ("/chat", {"messages": [user(MARKER)], "max_tokens": 2}),
+    # What is refused, and who refuses it.
+    (CHAT, chat(MARKER, model=MARKER)),
+    (CHAT, chat(MARKER, temperature=MARKER)),
+    (CHAT, chat(MARKER, temperature=9)),
+    (CHAT, chat(MARKER, logit_bias={MARKER: 1})),
+    (CHAT, chat(MARKER, tool_choice=MARKER)),
+    (CHAT, chat(MARKER, response_format={"type": MARKER})),
+    (CHAT, chat(MARKER, chat_template_kwargs={"messages": MARKER, "tools": MARKER})),
+    (CHAT, chat([{"type": MARKER, MARKER: MARKER}])),
+    (CHAT, chat([{"type": "image_url", "image_url": {"url": MARKER}}])),
+    (CHAT, {"messages": [{"role": MARKER, "content": MARKER}]}),
+    (CHAT, {"messages": MARKER}),
+    (COMPLETIONS, {"prompt": {MARKER: MARKER}}),
+    (COMPLETIONS, {"prompt": MARKER, "suffix": MARKER}),
+    ("/chat", {"message": {MARKER: MARKER}}),
+    ("/nowhere", chat(MARKER)),
+]
+
+
+@pytest.fixture(scope="module")
+def printed(server: Program) -> str:
+    """All that the server printed, after the marker went everywhere it can go."""
+    demo = Client(server.url("/demo"))
+    for path, body in POSTS:
+        demo.post(path, body, headers={"x-request-id": f"not good: {MARKER}".encode().decode("latin-1")})
+        demo.post(f"{path}?prompt={MARKER}", body)
+    demo.post(CHAT, raw=f'{{"messages": [{{"role": "user", "content": "{MARKER}'.encode())
+    demo.post(CHAT, raw=MARKER.encode() * (1 << 20))
+    Client(demo.base_url, TOKEN).post(CHAT, chat(MARKER))
+    Client(demo.base_url, TOKEN).get(MODELS)
+    tight, hasty = Client(server.url("/tight")), Client(server.url("/hasty"))
+    tight.post(CHAT, {"messages": [user(f"{MARKER} " * 20)] * 20, "max_tokens": 4})
+    tight.post(CHAT, chat(f"{MARKER} " * 300))
+    hasty.post(CHAT, {**endless(max_tokens=900), "messages": [user(MARKER)]})
+    with demo.stream(CHAT, {**endless(stream=True), "messages": [user(MARKER)]}) as (_, running):
+        next(running)
+    body = {**endless(), "messages": [user(MARKER)]}
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(demo.base_url + CHAT, json=body, headers=demo.headers, timeout=0.5)
+    demo.get("/health", headers={"x-request-id": "the-last-one"})
+    until(lambda: '"the-last-one"' in server.printed(), what="the last line of the log")
+    return server.printed()
+
+
+def test_no_prompt_is_ever_printed(printed: str) -> None:
+    assert MARKER not in printed
+    assert ESCAPED not in printed
+    assert MARKER.encode().decode("latin-1") not in printed
+
+
+def test_no_key_is_ever_printed(printed: str) -> None:
+    assert not any(token in printed for token in (KEY, OTHER_KEY, TOKEN))
+
+
+def test_nothing_went_wrong_that_was_not_foreseen(printed: str) -> None:
+    assert "Traceback" not in printed
+    assert "unexpected error" not in printed
+
+
+def test_every_request_has_its_line(printed: str) -> None:
+    for path in (CHAT, COMPLETIONS, "/chat"):
+        assert f'"path": "/demo{path}", "status": 200' in printed

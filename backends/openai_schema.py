@@ -63,7 +63,7 @@ class GenerationRequest(SamplingFields):
 class Message(OpenModel):
     """One turn. `content` is text, a list of parts, or null (an assistant that only called tools)."""
 
-    role: Annotated[str, Field(min_length=1, max_length=64)]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[dict[str, Any]] | None = None
 
     @property
@@ -144,7 +144,9 @@ class Problem:
     is_range: bool
 
 
-_RANGE_PROBLEMS = frozenset({"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"})
+_RANGE_PROBLEMS = frozenset(
+    {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number", "literal_error"}
+)
 
 
 def problems(error: ValidationError) -> list[Problem]:

@@ -39,10 +39,14 @@ class TemplateRenderer:
 
     async def render(self, variables: dict[str, Any]) -> str:
         """Raises `TemplateError`. Cancelling it ends the process, which is started anew for the next request."""
+        try:
+            line = orjson.dumps(variables) + b"\n"
+        except orjson.JSONEncodeError as error:
+            raise TemplateError(f"the chat template cannot be given these messages: {error}") from error
         async with self._lock:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    reply = await self._ask(orjson.dumps(variables) + b"\n")
+                    reply = await self._ask(line)
             except TimeoutError:
                 await self._kill()
                 raise TemplateError(f"the chat template took longer than {self._timeout_s:g} s") from None
@@ -74,7 +78,10 @@ class TemplateRenderer:
         reply = await process.stdout.readline()
         if not reply.endswith(b"\n"):
             raise EOFError
-        parsed: dict[str, Any] = orjson.loads(reply)
+        try:
+            parsed: dict[str, Any] = orjson.loads(reply)
+        except orjson.JSONDecodeError as error:  # half a surrogate pair
+            raise TemplateError("the chat template made something that is no text") from error
         return parsed
 
     async def _running(self) -> asyncio.subprocess.Process:
@@ -118,23 +125,45 @@ class ControlTexts:
     def __init__(self, texts: Iterable[str]) -> None:
         texts = sorted(set(texts))
         self._pattern = re.compile(_trie_pattern(texts)) if texts else None
+        self._beginnings = frozenset(text[:end] for text in texts for end in range(1, len(text)))
+        self._longest = max(map(len, texts), default=0)
 
     def mask(self, value: Any) -> Masked:
-        """Mask every string inside `value` (JSON), names of properties included. The mark cannot be guessed."""
+        """Mask every string inside `value` (JSON), names of properties included. The mark cannot be guessed.
+
+        A string that ends as a spelling begins is masked there too: the next one may be printed right behind it.
+        Raises `TemplateError` for a value nested too deeply.
+        """
         nonce = secrets.token_hex(8)
         texts: list[str] = []
 
-        def replace(match: re.Match[str]) -> str:
-            texts.append(match.group())
+        def mark(hidden: str) -> str:
+            texts.append(hidden)
             return f"\ue000{nonce}:{len(texts) - 1}\ue001"
 
         pattern = self._pattern
         if pattern is None:
             return Masked(value, None, ())
-        masked = _map_strings(value, lambda text: pattern.sub(replace, text))
+
+        def mask_text(text: str) -> str:
+            text = pattern.sub(lambda match: mark(match.group()), text)
+            n_open = self._n_beginning_at_end(text)
+            return text[: len(text) - n_open] + mark(text[len(text) - n_open :]) if n_open else text
+
+        try:
+            masked = _map_strings(value, mask_text)
+        except RecursionError as error:
+            raise TemplateError("a value is nested too deeply") from error
         if not texts:
             return Masked(value, None, ())
         return Masked(masked, re.compile(f"\ue000{nonce}:([0-9]+)\ue001"), tuple(texts))
+
+    def _n_beginning_at_end(self, text: str) -> int:
+        """Length of the longest end of `text` that a spelling begins with."""
+        for length in range(min(len(text), self._longest - 1), 0, -1):
+            if text[-length:] in self._beginnings:
+                return length
+        return 0
 
 
 def segments(rendered: str, masked: Masked) -> list[tuple[str, bool]]:

@@ -17,9 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
+
+# OpenMP's threads spin at the end of each of a step's thousand operations. For as long as they do by default, two
+# workers on the same cores, or a worker beside anything busy, hardly move (measured on 2 cores: 35 tokens/s each, or
+# less than 1); so short a spin costs a lone worker nothing that could be measured, and they share fairly (75 each).
+# libgomp reads it when it is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+import llama_cpp
 
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]

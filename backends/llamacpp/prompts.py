@@ -114,7 +114,8 @@ def _plain_message(message: Message) -> dict[str, Any]:
         plain["content"] = "".join(_text_of(part) for part in message.content)
     elif message.content is None:
         plain["content"] = ""
-    for call in plain.get("tool_calls") or ():
+    calls = plain.get("tool_calls")
+    for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and isinstance(function.get("arguments"), str):
             try:

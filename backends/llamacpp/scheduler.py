@@ -91,6 +91,7 @@ class Scheduler:
         self.n_batch = n_batch
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
+        self.n_preempted = 0
         self._slots = [_Slot() for _ in range(n_parallel)]
         self._trims: list[Trim] = []
         self._clock = 0
@@ -198,6 +199,7 @@ class Scheduler:
         youngest = self.running[-1]
         self._vacate(youngest, keep_cells=False)
         self.waiting.appendleft(youngest)
+        self.n_preempted += 1
         return True
 
     def _vacate(self, sequence: Sequence, *, keep_cells: bool) -> None:
@@ -232,9 +234,9 @@ class Scheduler:
             self._start(self.waiting.popleft(), seq_id, n_reused)
 
     def _can_hold(self, sequence: Sequence, seq_id: int, n_reused: int) -> bool:
-        """Whether a sequence fits beside what the running ones have yet to compute, with a next token for each."""
+        """Whether a sequence fits beside what the running ones have yet to compute, with a next token for everybody."""
         n_freed = self._slots[seq_id].n_cells - n_reused
-        n_promised = sum(s.n_pending_tokens for s in self.running) + len(self.running)
+        n_promised = sum(s.n_pending_tokens for s in self.running) + len(self.running) + 1
         return len(sequence.tokens) - n_reused + n_promised <= self._n_cells_left() + n_freed
 
     def _start(self, sequence: Sequence, seq_id: int, n_reused: int) -> None:

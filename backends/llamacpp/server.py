@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
@@ -70,6 +72,13 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
         return _json(problem.body(), status=error.status)
+    except ConnectionResetError:
+        raise  # nobody is there to be told
+    except Exception as error:  # noqa: BLE001 - the request boundary
+        # The message might repeat what was sent: only the kind and the place are for the log.
+        traceback.print_tb(error.__traceback__, file=sys.stderr)
+        print(f"unexpected {type(error).__name__}", file=sys.stderr, flush=True)
+        return _json(ApiError(500, "an internal error", code="internal_error").body(), status=500)
 
 
 @web.middleware
@@ -78,7 +87,7 @@ async def _key_and_readiness(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     key = request.app[OPTIONS].api_key
     given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if key and not secrets.compare_digest(given.encode(), key.encode()):
+    if key and not secrets.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()):
         raise ApiError(401, "missing or wrong key", code="invalid_api_key")
     if request.app[ENGINE].state is not EngineState.READY:
         raise ApiError(503, "the model is not loaded", code="engine_not_ready")
@@ -251,6 +260,8 @@ async def _text_prompts(request: web.Request, body: CompletionRequest) -> list[l
             prompts = [[token for token in body.prompt if isinstance(token, int)]]
         case _:
             prompts = body.prompt  # type: ignore[assignment]  # a list of texts or of token lists
+    if not prompts:
+        raise ApiError(400, "there is no prompt", code="invalid_value", param="prompt")
     tokenised = []
     for prompt in prompts:
         if isinstance(prompt, str):

@@ -152,18 +152,23 @@ class StepLoop:
         self._commands.put(_Cancel(generation_id))
 
     def _run(self) -> None:
-        while self._obey():
-            started = time.perf_counter()
-            decoded_s = self.stats.decode_s
-            deltas = self._step()
-            if deltas:
-                self.deliver(deltas)
-            if self.stats.decode_s > decoded_s:
-                self.stats.step_s += time.perf_counter() - started
+        try:
+            while self._obey():
+                started = time.perf_counter()
+                decoded_s = self.stats.decode_s
+                deltas = self._step()
+                if deltas:
+                    self.deliver(deltas)
+                if self.stats.decode_s > decoded_s:
+                    self.stats.step_s += time.perf_counter() - started
+        except Exception as error:  # noqa: BLE001 - nobody else would hear of it, and every request would hang
+            self.on_broken(f"the step thread ended: {type(error).__name__}")
 
     def _obey(self) -> bool:
         """Carry out what was asked since the last step, waiting while there is nothing to compute. False: end."""
         while True:
+            if not self.scheduler.has_work:
+                self._note_load()  # no step will
             try:
                 command = self._commands.get(block=not self.scheduler.has_work)
             except queue.Empty:
@@ -269,7 +274,6 @@ class StepLoop:
         """A step was not computed. The cache is out of room: make some. Else: everybody in it has lost their cells."""
         self.stats.n_failed_steps += 1
         if error.is_kv_full and self.scheduler.make_room():
-            self.stats.n_preempted += 1
             return []
         self._n_failed_in_a_row += 1
         deltas = []
@@ -285,4 +289,5 @@ class StepLoop:
     def _note_load(self) -> None:
         self.stats.n_running = len(self.scheduler.running)
         self.stats.n_waiting = len(self.scheduler.waiting)
+        self.stats.n_preempted = self.scheduler.n_preempted
         self.stats.n_cells_used = self.scheduler.n_cells_used()

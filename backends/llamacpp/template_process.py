@@ -55,7 +55,7 @@ def _tojson(value: object, indent: int | None = None, ensure_ascii: bool = False
 def make_environment() -> ImmutableSandboxedEnvironment:
     """The names and white-space rules that chat templates are written against (transformers' own)."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
+        trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[loopcontrols, _Generation]
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception

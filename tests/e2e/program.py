@@ -52,8 +52,6 @@ def environment(folder: Path, keys: str | None) -> dict[str, str]:
     """Nothing of the machine's own configuration, and state in `folder`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GGUF_SERVER_")}
     env["XDG_STATE_HOME"] = str(folder / "state")
-    # Six workers and whoever else is on this machine: threads that spin while they wait would hold each other up.
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     return env if keys is None else {**env, "GGUF_SERVER_API_KEYS": keys}
 
 

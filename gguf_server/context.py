@@ -63,26 +63,14 @@ async def fit(
     groups = droppable_groups(messages, keep_last=keep_last)
 
     async def count_from(n_groups: int) -> tuple[int, int] | None:
-        """Tokens with at least this many groups gone: the first shape that the template takes."""
+        """Groups gone and tokens left, of the first shape with at least `n_groups` gone that the template takes."""
         for n_gone in range(n_groups, len(groups) + 1):
             n_tokens = await count(_without(messages, groups[:n_gone]))
             if n_tokens is not None:
                 return n_gone, n_tokens
         return None
 
-    low, high = 0, len(groups) + 1  # the fewest groups to drop lies in low..high - 1
-    fits: tuple[int, int] | None = None
-    too_long: tuple[int, int] | None = None
-    while low < high:
-        middle = (low + high) // 2
-        found = await count_from(middle)
-        if found is None:
-            high = middle
-        elif found[1] + max_tokens <= max_model_len:
-            fits, high = found, middle
-        else:
-            too_long, low = found, found[0] + 1
-    chosen = fits or too_long
+    chosen = await _fewest_gone(count_from, len(groups), max_model_len - max_tokens)
     if chosen is None:
         return Fit(tuple(messages), max_tokens, 0)  # refused in any shape: the engine will say why
     n_gone, n_prompt = chosen
@@ -95,6 +83,25 @@ async def fit(
             param="messages",
         )
     return Fit(kept, min(max_tokens, n_left), len(messages) - len(kept))
+
+
+async def _fewest_gone(
+    count_from: Callable[[int], Awaitable[tuple[int, int] | None]], n_groups: int, n_room: int
+) -> tuple[int, int] | None:
+    """By bisection: (groups gone, tokens) of the longest shape within `n_room`, else of the shortest there is."""
+    low, high = 0, n_groups + 1
+    fits: tuple[int, int] | None = None
+    too_long: tuple[int, int] | None = None
+    while low < high:
+        middle = (low + high) // 2
+        found = await count_from(middle)
+        if found is None:
+            high = middle
+        elif found[1] <= n_room:
+            fits, high = found, middle
+        else:
+            too_long, low = found, found[0] + 1
+    return fits or too_long
 
 
 def droppable_groups(messages: Sequence[Message], *, keep_last: bool) -> list[range]:

@@ -135,3 +135,7 @@ class TimedOut(GatewayError):
     status = 504
     type = "timeout_error"
     code = "request_timeout"
+
+    def __init__(self, message: str) -> None:
+        # The SDKs would send it twice more by themselves, to compute as long and in vain.
+        super().__init__(message, headers={"x-should-retry": "false"})

@@ -17,14 +17,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 from backends.base import EngineState
 from backends.llamacpp import requests
 from backends.llamacpp.chat_template import TemplateError
+from backends.llamacpp.choices import Choices
 from backends.llamacpp.engine import LlamaEngine, TooBusy
 from backends.llamacpp.metrics import exposition, make_registry
 from backends.llamacpp.options import WorkerOptions
 from backends.llamacpp.prompts import Prompt, UnsupportedContent
-from backends.llamacpp.reasoning import Channel, ReasoningSplitter
+from backends.llamacpp.reasoning import Channel
 from backends.llamacpp.requests import ApiError
-from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, Usage, event
-from backends.llamacpp.step_loop import Delta, Finish, Generation
+from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, event
+from backends.llamacpp.step_loop import Finish, Generation
 from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -165,7 +166,7 @@ async def _answer(
     *,
     inside_reasoning: bool = False,
 ) -> web.StreamResponse:
-    choices = _Choices(request.app[ENGINE], generations, split=isinstance(shape, ChatShape), inside=inside_reasoning)
+    choices = Choices(request.app[ENGINE], generations, split=isinstance(shape, ChatShape), inside=inside_reasoning)
     try:
         if body.stream:
             return await _stream(request, choices, shape, with_usage=body.wants_usage)
@@ -174,7 +175,7 @@ async def _answer(
         raise ApiError(503, "too many requests are waiting", code="queue_full") from None
 
 
-async def _collect(choices: _Choices, shape: Shape) -> web.Response:
+async def _collect(choices: Choices, shape: Shape) -> web.Response:
     texts: list[dict[Channel, str]] = [{} for _ in choices.generations]
     async with aclosing(choices.engine.generate(choices.generations)) as news:
         async for index, delta in news:
@@ -185,7 +186,7 @@ async def _collect(choices: _Choices, shape: Shape) -> web.Response:
     return _json(shape.whole(texts, [str(finish) for finish in choices.finishes], choices.usage()))
 
 
-async def _stream(request: web.Request, choices: _Choices, shape: Shape, *, with_usage: bool) -> web.StreamResponse:
+async def _stream(request: web.Request, choices: Choices, shape: Shape, *, with_usage: bool) -> web.StreamResponse:
     """Server-sent events: one write per step and choice, always closed by `[DONE]`."""
     response = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -208,37 +209,6 @@ async def _stream(request: web.Request, choices: _Choices, shape: Shape, *, with
     await response.write((shape.usage(choices.usage()) if with_usage else b"") + DONE)
     await response.write_eof()
     return response
-
-
-class _Choices:
-    """The generations of one request: what is split off them as reasoning, how they ended, what they used."""
-
-    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, split: bool, inside: bool) -> None:
-        self.engine = engine
-        self.generations = generations
-        format_ = engine.prompts.reasoning if split else None
-        self._splitters = [
-            ReasoningSplitter(format_, starts_inside=inside) if format_ is not None else None for _ in generations
-        ]
-        self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
-        self._n_generated = [0] * len(generations)
-        self._n_reused = [0] * len(generations)
-
-    def take(self, index: int, delta: Delta) -> list[tuple[Channel, str]]:
-        """Text that a delta makes certain, by channel."""
-        self._n_generated[index] = delta.n_generated
-        self._n_reused[index] = max(self._n_reused[index], delta.n_reused)
-        splitter = self._splitters[index]
-        pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, delta.text)]
-        if delta.finish is not None:
-            self.finishes[index] = delta.finish
-            pieces += splitter.finish() if splitter else []
-        return [(channel, text) for channel, text in pieces if text]
-
-    def usage(self) -> Usage:
-        """A prompt that several choices share is counted once, as OpenAI does."""
-        prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
-        return Usage(sum(prompts.values()), sum(self._n_generated), max(self._n_reused))
 
 
 async def _chat_prompt(request: web.Request, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:

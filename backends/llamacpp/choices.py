@@ -1,0 +1,39 @@
+"""The choices of one request while they are generated."""
+
+from __future__ import annotations
+
+from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.reasoning import Channel, ReasoningSplitter
+from backends.llamacpp.responses import Usage
+from backends.llamacpp.step_loop import Delta, Finish, Generation
+
+
+class Choices:
+    """The generations of one request: what is split off them as reasoning, how they ended, what they used."""
+
+    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, split: bool, inside: bool) -> None:
+        self.engine = engine
+        self.generations = generations
+        format_ = engine.prompts.reasoning if split else None
+        self._splitters = [
+            ReasoningSplitter(format_, starts_inside=inside) if format_ is not None else None for _ in generations
+        ]
+        self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
+        self._n_generated = [0] * len(generations)
+        self._n_reused = [0] * len(generations)
+
+    def take(self, index: int, delta: Delta) -> list[tuple[Channel, str]]:
+        """Text that a delta makes certain, by channel."""
+        self._n_generated[index] = delta.n_generated
+        self._n_reused[index] = max(self._n_reused[index], delta.n_reused)
+        splitter = self._splitters[index]
+        pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, delta.text)]
+        if delta.finish is not None:
+            self.finishes[index] = delta.finish
+            pieces += splitter.finish() if splitter else []
+        return [(channel, text) for channel, text in pieces if text]
+
+    def usage(self) -> Usage:
+        """A prompt that several choices share is counted once, as OpenAI does."""
+        prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
+        return Usage(sum(prompts.values()), sum(self._n_generated), max(self._n_reused))

@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import structlog
 
 from backends.base import Endpoint, EngineFailure, EngineState, FailureReason
 from backends.process import ChildProcess, EngineEvent, next_state
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _HEALTH_LIMIT_S = 5.0
 _FIRST_TOKEN_LIMIT_S = 60.0
@@ -137,7 +134,6 @@ class SupervisedEngine:
         self._ready_since = time.monotonic()
         self._load_s = self._ready_since - began
         self._become(EngineEvent.ANSWERED)
-        _log.info("engine_ready", engine=self._name, load_s=round(self._load_s, 3))
         self._watcher = asyncio.create_task(self._watch(child, plan), name=f"engine watcher {self._name}")
 
     def drain(self) -> None:
@@ -178,10 +174,8 @@ class SupervisedEngine:
         self._failure = failure
         self._become(EngineEvent.BROKE)
         self._is_failed.set()
-        _log.warning("engine_failed", engine=self._name, reason=failure.reason.value, detail=failure.detail)
 
     async def _load(self, plan: LaunchPlan) -> ChildProcess:
-        _log.info("engine_starting", engine=self._name, program=plan.argv[:3])
         try:
             child = self._child = ChildProcess.start(self._name, plan.argv, plan.env)
         except OSError as error:

@@ -7,6 +7,8 @@ Everybody else only asks.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -95,15 +97,17 @@ class EngineChain:
         for offset in range(len(self.links)):
             number = (first + offset) % len(self.links)
             link = self.links[number]
+            self._tell("engine starting", link)
             link.n_starts += 1
             link.since = datetime.now(UTC)
+            started = time.monotonic()
             try:
                 await link.engine.start()
             except EngineFailure as failure:
                 self._note(link, failure)
                 continue
             link.since = datetime.now(UTC)
-            log.info("engine ready", service=self._service, engine=link.engine.name)
+            self._tell("engine ready", link, load_s=round(time.monotonic() - started, 2))
             return number
         return None
 
@@ -120,15 +124,11 @@ class EngineChain:
 
     def _note(self, link: Link, failure: EngineFailure) -> None:
         link.since = link.failed_at = datetime.now(UTC)
-        log.warning(
-            "engine failed",
-            service=self._service,
-            engine=link.engine.name,
-            kind=link.engine.kind,
-            reason=str(failure.reason),
-            detail=failure.detail,
-            exit_code=failure.exit_code,
-        )
+        told = {"reason": str(failure.reason), "detail": failure.detail, "exit_code": failure.exit_code}
+        self._tell("engine failed", link, level=logging.WARNING, **told)
+
+    def _tell(self, event: str, link: Link, *, level: int = logging.INFO, **more: object) -> None:
+        log.log(level, event, service=self._service, engine=link.engine.name, device=link.engine.device, **more)
 
     async def _stop_all(self) -> None:
         for link in self.links:

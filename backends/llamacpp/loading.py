@@ -53,7 +53,7 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
         )
         n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_N_CTX)
         n_ctx_total = max(options.n_ctx_total or n_ctx * options.n_parallel, n_ctx)
-        context = model.create_context(_context_options(options, n_ctx, n_ctx_total))
+        context = Context(model, _context_options(options, n_ctx, n_ctx_total))
     except NativeError as error:
         raise _explain(error) from error
     return Loaded(model, context, n_ctx, n_ctx_total)

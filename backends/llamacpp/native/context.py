@@ -1,0 +1,153 @@
+"""The KV cache of a model and what is computed in it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import llama_cpp
+import numpy as np
+import numpy.typing as npt
+
+from backends.llamacpp.native.library import DecodeError, NativeError, forget_log, recent_log
+from backends.llamacpp.native.model import Model
+
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+
+_GGML_TYPES: Final = {
+    "f32": llama_cpp.GGML_TYPE_F32,
+    "f16": llama_cpp.GGML_TYPE_F16,
+    "bf16": 30,  # GGML_TYPE_BF16, which the binding does not name
+    "q8_0": llama_cpp.GGML_TYPE_Q8_0,
+    "q4_0": llama_cpp.GGML_TYPE_Q4_0,
+}
+_FLASH_ATTN: Final = {"auto": -1, "off": 0, "on": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """`n_ctx_total` cells for `n_parallel` sequences; `unified`: one pool for all, else an equal share for each."""
+
+    n_ctx_total: int
+    n_parallel: int
+    unified: bool
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    flash_attn: str = "auto"
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+
+
+def _create(model: Model, options: ContextOptions) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = options.n_ctx_total
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_ubatch, options.n_batch)
+    params.n_seq_max = options.n_parallel
+    params.n_outputs_max = options.n_parallel
+    params.n_threads = params.n_threads_batch = options.n_threads or os.cpu_count() or 1
+    params.flash_attn_type = _FLASH_ATTN[options.flash_attn]
+    params.type_k = _GGML_TYPES[options.cache_type_k]
+    params.type_v = _GGML_TYPES[options.cache_type_v]
+    params.kv_unified = options.unified
+    params.swa_full = False
+    forget_log()
+    handle = llama_cpp.llama_init_from_model(model.handle, params)
+    if not handle:
+        raise NativeError("llama.cpp could not create a context", recent_log())
+    return handle
+
+
+def _quick(name: str, result: Any, *arguments: Any) -> Any:
+    """The C function `name`, called without giving the interpreter lock away."""
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, llama_cpp.llama_cpp._lib))
+
+
+class Context:
+    """KV cache and compute of one model.
+
+    A batch is filled by slice stores into `token`, `pos`, `seq_id` and `wants_logits` (each [n_batch]); `decode(n)`
+    computes its first n rows.
+    """
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        """Allocates cache and compute buffers. Raises `NativeError`, out of memory included."""
+        self._handle = _create(model, options)
+        self._memory = llama_cpp.llama_get_memory(self._handle)
+        self._n_vocab = model.n_vocab
+        self._n_swa = model.n_swa
+        n_batch = options.n_batch
+        self.token: Int32Array = np.zeros(n_batch, np.int32)
+        self.pos: Int32Array = np.zeros(n_batch, np.int32)
+        self.seq_id: Int32Array = np.zeros(n_batch, np.int32)
+        self.wants_logits: npt.NDArray[np.int8] = np.zeros(n_batch, np.int8)
+        self._n_seq_id: Int32Array = np.ones(n_batch, np.int32)
+        self._seq_id_rows = self.seq_id.ctypes.data + 4 * np.arange(n_batch, dtype=np.uintp)
+        self._batch = self._make_batch()
+        self._logits_of = _quick("llama_get_logits", ctypes.c_void_p, ctypes.c_void_p)
+        self._views: dict[tuple[int, int], Float32Array] = {}
+
+    def _make_batch(self) -> Any:
+        def pointer(array: npt.NDArray[Any], kind: Any) -> Any:
+            return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+        return llama_cpp.llama_batch(
+            n_tokens=0,
+            token=pointer(self.token, ctypes.c_int32),
+            embd=None,
+            pos=pointer(self.pos, ctypes.c_int32),
+            n_seq_id=pointer(self._n_seq_id, ctypes.c_int32),
+            seq_id=pointer(self._seq_id_rows, ctypes.POINTER(ctypes.c_int32)),
+            logits=pointer(self.wants_logits, ctypes.c_int8),
+        )
+
+    def close(self) -> None:
+        if self._handle:
+            llama_cpp.llama_free(self._handle)
+            self._handle = None
+
+    def decode(self, n_tokens: int) -> None:
+        """Compute the first `n_tokens` rows; blocks, without the interpreter lock. Raises `DecodeError`."""
+        self._batch.n_tokens = n_tokens
+        code = llama_cpp.llama_decode(self._handle, self._batch)
+        if code != 0:
+            raise DecodeError(code, recent_log())
+
+    def logits(self, n_rows: int) -> Float32Array:
+        """Logits of the rows that wanted them, in batch order: float32[n_rows, n_vocab].
+
+        A view of llama.cpp's own buffer: it may be written to, and is overwritten by the next `decode`.
+        """
+        address = self._logits_of(self._handle)
+        view = self._views.get((address, n_rows))
+        if view is None:
+            count = n_rows * self._n_vocab
+            flat = np.ctypeslib.as_array(ctypes.cast(address, ctypes.POINTER(ctypes.c_float)), (count,))
+            if len(self._views) > 512:  # the buffer moved often: forget the old addresses
+                self._views.clear()
+            view = self._views[address, n_rows] = flat.reshape(n_rows, self._n_vocab)
+        return view
+
+    def forget(self, seq_id: int) -> None:
+        """Free every cell of a sequence."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+
+    def keep_prefix(self, seq_id: int, n_keep: int) -> bool:
+        """Drop a sequence's cells from position `n_keep` on.
+
+        False, with nothing of the sequence left, where this model's memory cannot be cut there (a recurrent state, or
+        a sliding window that has moved past).
+        """
+        can_cut = n_keep > 0 and self._window_reaches(seq_id, n_keep)
+        if can_cut and llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_keep, -1):
+            return True
+        self.forget(seq_id)
+        return n_keep == 0
+
+    def _window_reaches(self, seq_id: int, n_keep: int) -> bool:
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+        return bool(first == 0 or (first > 0 and self._n_swa > 0 and first <= n_keep - self._n_swa))

@@ -1,0 +1,124 @@
+"""A model file in memory and its vocabulary."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import llama_cpp
+
+from backends.llamacpp.native.library import NativeError, forget_log, recent_log
+
+_LOAD_MODE_NONE: Final = 0
+_LOAD_MODE_MMAP: Final = 1
+_ATTR_CONTROL: Final = 1 << 3
+_ATTR_UNKNOWN: Final = 1 << 0
+
+
+class Model:
+    """A loaded GGUF. `on_progress` is called on the loading thread with 0.0 to 1.0; blocks until loaded."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int = -1,
+        use_mmap: bool = True,
+        on_progress: Callable[[float], None] = lambda _fraction: None,
+    ) -> None:
+        llama_cpp.llama_backend_init()
+        params = llama_cpp.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        params.load_mode = _LOAD_MODE_MMAP if use_mmap else _LOAD_MODE_NONE
+
+        def progress(fraction: float, _user_data: object) -> bool:
+            on_progress(fraction)
+            return True
+
+        callback = llama_cpp.llama_progress_callback(progress)
+        params.progress_callback = callback
+        forget_log()
+        self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            raise NativeError(f"llama.cpp could not load {path.name}", recent_log())
+        if not llama_cpp.llama_model_has_decoder(self.handle) or llama_cpp.llama_model_has_encoder(self.handle):
+            self.close()
+            raise NativeError("unsupported: not a decoder-only model", ("unsupported: not a decoder-only model",))
+        self._vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        self._pieces: dict[int, bytes] = {}
+        self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.handle)
+        self.n_swa: int = llama_cpp.llama_model_n_swa(self.handle)
+        self.bos_token: int = llama_cpp.llama_vocab_bos(self._vocab)
+        self.eos_token: int = llama_cpp.llama_vocab_eos(self._vocab)
+        self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)
+        self.eog_tokens = frozenset(
+            token for token in range(self.n_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, token)
+        )
+
+    def close(self) -> None:
+        if self.handle:
+            llama_cpp.llama_model_free(self.handle)
+            self.handle = None
+
+    @property
+    def chat_template(self) -> str | None:
+        raw = llama_cpp.llama_model_chat_template(self.handle, None)
+        return raw.decode("utf-8", "replace") if raw else None
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own spelling of a token, special ones included; "" for none."""
+        return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+
+    def control_texts(self) -> tuple[str, ...]:
+        """Spellings of every control token: what must never be read as one inside a user's text."""
+        hidden = _ATTR_CONTROL | _ATTR_UNKNOWN
+        attr = llama_cpp.llama_vocab_get_attr
+        tokens = (token for token in range(self.n_vocab) if attr(self._vocab, token) & hidden)
+        return tuple(text for text in map(self.token_text, tokens) if text)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`. `parse_special` reads `<|im_end|>` and its like as control tokens."""
+        raw = text.encode("utf-8", "replace")
+        capacity = len(raw) + 8
+        buffer = (ctypes.c_int32 * capacity)()
+        count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
+        if count < 0:
+            capacity = -count
+            buffer = (ctypes.c_int32 * capacity)()
+            count = llama_cpp.llama_tokenize(self._vocab, raw, len(raw), buffer, capacity, add_special, parse_special)
+        if count < 0:
+            raise NativeError("llama_tokenize failed")
+        return buffer[:count]
+
+    def piece(self, token: int) -> bytes:
+        """Bytes a generated token stands for: part of a character at times, none for a control token."""
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._render(token, special=False)
+        return cached
+
+    def show_token(self, token: int) -> None:
+        """Let `piece` spell out a control token: a reasoning marker that has to reach the parser."""
+        self._pieces[token] = self._render(token, special=True)
+
+    def detokenize(self, tokens: list[int]) -> str:
+        raw = (ctypes.c_int32 * len(tokens))(*tokens)
+        capacity = len(tokens) * 8 + 64
+        while True:
+            buffer = ctypes.create_string_buffer(capacity)
+            size = llama_cpp.llama_detokenize(self._vocab, raw, len(tokens), buffer, capacity, False, True)
+            if size >= 0:
+                return buffer.raw[:size].decode("utf-8", "replace")
+            capacity = -size
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(64)
+        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 64, 0, special)
+        if size < 0:
+            buffer = ctypes.create_string_buffer(-size)
+            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -size, 0, special)
+        return buffer.raw[:size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -61,8 +62,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         problem = _as_gateway_error(error, request)
     except ConnectionResetError:
         raise  # nobody is there to be told
-    except Exception:
-        log.exception("unexpected error", request_id=request[REQUEST_ID])
+    except Exception as error:  # noqa: BLE001 - the request boundary
+        _log_unexpected(error, request[REQUEST_ID])
         problem = GatewayError("an internal error; the log has it under this request's id")
     request[LOG_FIELDS]["error"] = problem.code
     stream = request.get(STREAM)
@@ -71,6 +72,12 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         answer: web.StreamResponse = stream.response
         return answer
     return json_response(problem.body(), status=problem.status, headers=problem.headers)
+
+
+def _log_unexpected(error: Exception, request_id: str) -> None:
+    """Kind and place only: the message might repeat what was sent."""
+    place = traceback.format_tb(error.__traceback__)
+    log.error("unexpected error", kind=type(error).__name__, place=place, request_id=request_id)
 
 
 def _as_gateway_error(error: web.HTTPException, request: web.Request) -> GatewayError:

@@ -118,8 +118,8 @@ def test_a_failed_write_leaves_the_old_keys_and_no_litter(path: Path, monkeypatc
 
 
 def test_the_default_file_is_in_the_state_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    assert keys.default_path({}) == Path("/home/someone/.local/state/gguf-server/keys.json")
+    monkeypatch.setenv("HOME", "/someone")
+    assert keys.default_path({}) == Path("/someone/.local/state/gguf-server/keys.json")
     assert keys.default_path({"XDG_STATE_HOME": "/state"}) == Path("/state/gguf-server/keys.json")
 
 

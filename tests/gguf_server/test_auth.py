@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -46,7 +46,6 @@ def test_tokens_are_found_in_every_header_and_between_commas(values: tuple[str, 
     assert bearer_tokens(headers(*values)) == tokens
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.tuples(SCHEMES, TOKENS), min_size=1, max_size=3), max_size=3))
 def test_how_credentials_are_spread_over_headers_makes_no_difference(spread: list[list[tuple[str, str]]]) -> None:
     values = [",".join(scheme + token for scheme, token in header) for header in spread]
@@ -55,7 +54,6 @@ def test_how_credentials_are_spread_over_headers_makes_no_difference(spread: lis
     assert bearer_tokens(headers(", ".join(values))) == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=()))))
 def test_no_header_value_makes_parsing_fail(values: list[str]) -> None:
     for token in bearer_tokens(headers(*values)):

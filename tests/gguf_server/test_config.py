@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_server import config
@@ -274,7 +274,6 @@ def test_every_other_host_is_taken_as_reachable_from_outside(host: str) -> None:
     assert not is_loopback(host)
 
 
-@settings(deadline=None)
 @given(TREES, TREES)
 def test_a_merge_says_what_the_upper_table_says_and_keeps_the_rest(base: dict[str, Any], over: dict[str, Any]) -> None:
     before = copy.deepcopy((base, over))
@@ -290,7 +289,6 @@ def test_a_merge_says_what_the_upper_table_says_and_keeps_the_rest(base: dict[st
             assert value == over[key]
 
 
-@settings(deadline=None)
 @given(TREES, TREES)
 def test_merging_the_same_thing_again_changes_nothing(base: dict[str, Any], over: dict[str, Any]) -> None:
     merged = deep_merge(base, over)

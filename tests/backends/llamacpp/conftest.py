@@ -4,13 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from tests.backends.llamacpp.worker import MODEL, Client, Worker, started
-
-# Two busy cores make single examples slow without anything being wrong.
-settings.register_profile("llamacpp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("llamacpp")
 
 
 @pytest.fixture(scope="session")

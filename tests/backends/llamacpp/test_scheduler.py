@@ -160,7 +160,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.n_cells_used() <= self.scheduler.n_ctx_total
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestScheduler = SchedulerMachine.TestCase
 
 

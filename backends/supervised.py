@@ -121,7 +121,7 @@ class SupervisedEngine:
         self._progress = None
         began = time.monotonic()
         try:
-            plan = await asyncio.to_thread(self._plan)
+            plan = await self._make_plan()
             self._endpoint = plan.endpoint
             child = await self._load(plan)
         except EngineFailure as failure:
@@ -174,6 +174,13 @@ class SupervisedEngine:
         self._failure = failure
         self._become(EngineEvent.BROKE)
         self._is_failed.set()
+
+    async def _make_plan(self) -> LaunchPlan:
+        """What the machine refuses (a folder, a process) is this engine's failure and not the end of its gateway."""
+        try:
+            return await asyncio.to_thread(self._plan)
+        except OSError as error:
+            raise EngineFailure(FailureReason.INVALID_SETTINGS, f"it cannot be started: {error}") from error
 
     async def _load(self, plan: LaunchPlan) -> ChildProcess:
         try:

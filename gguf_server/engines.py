@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 from backends.base import Engine
 from backends.llamacpp_engine import LlamaCppSpec, llamacpp_engine
 from backends.vllm_server import VllmSpec, vllm_engine
 from gguf_server.settings import EngineSettings, LlamaCppEngineSettings, ServiceSettings, VllmEngineSettings
+
+_MOST_SEQUENCES: Final = 256  # llama.cpp's own limit; who is over it waits inside the worker
 
 
 def build(service: ServiceSettings, runtime_dir: Path) -> list[Engine]:
@@ -33,7 +35,7 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         device=engine.device,
         cuda_device=engine.cuda_device,
         n_ctx=service.max_model_len,
-        n_parallel=engine.n_parallel or service.max_concurrent,
+        n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES, engine.n_batch),
         n_ctx_total=engine.n_ctx_total,
         n_batch=engine.n_batch,
         n_ubatch=engine.n_ubatch,

@@ -31,9 +31,17 @@ class EventStream:
     (`show_usage`) is not sent that event.
     """
 
-    def __init__(self, request: web.Request, headers: dict[str, str], *, show_usage: bool = False) -> None:
+    def __init__(
+        self,
+        request: web.Request,
+        headers: dict[str, str],
+        *,
+        show_usage: bool = False,
+        keep_alive_s: float = KEEP_ALIVE_S,
+    ) -> None:
         self._request = request
         self._show_usage = show_usage
+        self._keep_alive_s = keep_alive_s
         self.usage: dict[str, Any] = {}
         self.response = web.StreamResponse(
             headers={
@@ -103,8 +111,9 @@ class EventStream:
 
     async def _keep_alive(self) -> None:
         """A comment now and then while the engine is silent, so that no proxy in between gives up."""
-        while True:
-            self._wrote = False
-            await asyncio.sleep(KEEP_ALIVE_S)
-            if not self._wrote:
-                await self.response.write(_KEEP_ALIVE)
+        with contextlib.suppress(ConnectionResetError):  # the client has left: the relay is about to notice
+            while True:
+                self._wrote = False
+                await asyncio.sleep(self._keep_alive_s)
+                if not self._wrote:
+                    await self.response.write(_KEEP_ALIVE)

@@ -125,7 +125,8 @@ class Service:
         """End every request that still runs, with an error each."""
         now = asyncio.get_running_loop().time()
         for timeout in self._deadlines:
-            timeout.reschedule(now)
+            if not timeout.expired():  # one that is ending already cannot be set again
+                timeout.reschedule(now)
 
     def check(self, request: GenerationRequest, n_tokens_asked: int | None) -> None:
         """Raises `ModelNotFound`, and `BadRequest` for more tokens than this service gives."""

@@ -19,8 +19,12 @@ def resolve(ref: str) -> Path:
         return _in_package(ref.removeprefix("pkg:"))
     if ref.startswith("hf:"):
         return _in_hub_cache(ref.removeprefix("hf:"))
-    path = Path(ref).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(ref).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError) as error:  # a folder that may not be looked into, a home nobody has
+        raise WeightsMissing(f"{ref} cannot be looked for: {error}") from error
+    if not found:
         raise WeightsMissing(f"there is no file {ref}")
     return path
 
@@ -44,7 +48,10 @@ def _in_hub_cache(ref: str) -> Path:
     filename, _, revision = filename.partition("@")
     if not (owner and name and filename):
         raise WeightsMissing(f"hf:{ref} is not of the form hf:OWNER/REPO/FILE[@REVISION]")
-    found = try_to_load_from_cache(f"{owner}/{name}", filename, revision=revision or None)
+    try:
+        found = try_to_load_from_cache(f"{owner}/{name}", filename, revision=revision or None)
+    except (OSError, ValueError) as error:  # the cache may not be read; the hub knows no such names
+        raise WeightsMissing(f"hf:{ref} cannot be looked for: {error}") from error
     if not isinstance(found, str):
         raise WeightsMissing(f"{filename} is not in the hub cache: hf download {owner}/{name} {filename}")
     return Path(found)

@@ -293,3 +293,13 @@ async def test_ready_engine_cannot_be_started(make: MakeEngine) -> None:
     with pytest.raises(IllegalTransition):
         await engine.start()
     assert engine.state is EngineState.READY
+
+
+async def test_what_the_machine_refuses_to_a_plan_is_the_engines_failure() -> None:
+    def plan() -> LaunchPlan:
+        raise PermissionError("not for you")
+
+    engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=plan)
+    with pytest.raises(EngineFailure, match="not for you"):
+        await engine.start()
+    assert engine.state is EngineState.FAILED

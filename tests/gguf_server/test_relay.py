@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
@@ -79,6 +80,29 @@ async def test_an_engine_that_breaks_off_mid_event_ends_in_an_error_event(aiohtt
     assert body.startswith(EVENTS[0] + b'data: {"error":')
     assert b"half" not in body
     assert body.endswith(DONE)
+
+
+async def test_a_silent_engine_is_covered_by_comments(aiohttp_client: AiohttpClient) -> None:
+    seen = asyncio.Event()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield EVENTS[0]
+        await seen.wait()
+        yield DONE
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        stream = request[STREAM] = EventStream(request, {}, keep_alive_s=0.01)
+        await stream.relay(chunks())
+        return stream.response
+
+    app = web.Application(middlewares=[identify_and_log, render_errors])
+    app.router.add_get("/", handler)
+    client = await aiohttp_client(app)
+    async with client.get("/") as response:
+        assert await response.content.readexactly(len(EVENTS[0])) == EVENTS[0]
+        assert await response.content.readexactly(14) == b": keep-alive\n\n"
+        seen.set()
+        assert (await response.read()).endswith(DONE)
 
 
 async def test_an_engine_that_just_stops_ends_in_an_error_event(aiohttp_client: AiohttpClient) -> None:

@@ -35,7 +35,7 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         device=engine.device,
         cuda_device=engine.cuda_device,
         n_ctx=service.max_model_len,
-        n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES, engine.n_batch),
+        n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES),
         n_ctx_total=engine.n_ctx_total,
         n_batch=engine.n_batch,
         n_ubatch=engine.n_ubatch,

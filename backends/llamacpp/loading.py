@@ -40,11 +40,6 @@ class Loaded:
 def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded:
     """Blocks until the model is in memory. Raises `EngineFailure`."""
     check_file(options.model)
-    if options.n_batch < options.n_parallel:
-        detail = (
-            f"n_batch ({options.n_batch}) has to hold a token of each of n_parallel ({options.n_parallel}) requests"
-        )
-        raise EngineFailure(FailureReason.INVALID_SETTINGS, detail)
     if options.device == "cuda" and not supports_gpu_offload():
         raise EngineFailure(
             FailureReason.NO_GPU, "this build of llama.cpp sees no GPU: no card, no driver, or built without CUDA"

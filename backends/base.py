@@ -62,13 +62,33 @@ class EngineFailure(Exception):
         self.log_tail = log_tail
 
 
+class Dialect(StrEnum):
+    """What an engine speaks beyond OpenAI's chat and text completions.
+
+    VLLM: `/tokenize` takes `messages`, a chat takes `continue_final_message`; the llama.cpp worker here does too.
+    LLAMA_SERVER: llama.cpp's own `/tokenize` and `/apply-template`, an assistant's last message is continued.
+    OPENAI: nothing beyond; tokens cannot be counted there, a begun answer cannot be continued.
+    """
+
+    VLLM = "vllm"
+    LLAMA_SERVER = "llama-server"
+    OPENAI = "openai"
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a running engine answers: `base_url` has no trailing slash; `uds_path` goes before its host and port."""
+    """Where a running engine answers: `base_url` has no trailing slash; `uds_path` goes before its host and port.
+
+    `model` is what the engine wants to read in `model`; None: whatever the service calls it. `steps_metric` names the
+    series of its `/metrics` that grows with each step it computes, prompts included; None where there is none.
+    """
 
     base_url: str
     api_key: str
     uds_path: str | None = None
+    dialect: Dialect = Dialect.VLLM
+    model: str | None = None
+    steps_metric: str | None = None
 
 
 class Engine(Protocol):
@@ -80,11 +100,15 @@ class Engine(Protocol):
 
     @property
     def kind(self) -> str:
-        """Which family it belongs to: `vllm` or `llamacpp`."""
+        """Which family it belongs to: `vllm`, `llamacpp`, `llama-server` or `openai`."""
 
     @property
     def device(self) -> str:
-        """What it was asked to compute on: `auto`, `cuda` or `cpu`."""
+        """What it was asked to compute on: `auto`, `cuda` or `cpu`; `remote` where that is another's business."""
+
+    @property
+    def cuda_device(self) -> int | None:
+        """Index of its card; None: any of them, or none."""
 
     @property
     def state(self) -> EngineState: ...
@@ -102,6 +126,12 @@ class Engine(Protocol):
 
     async def wait_failed(self) -> EngineFailure:
         """Return once a ready engine is no longer one without having been asked. Safe to cancel."""
+
+    def drain(self) -> None:
+        """Say that nothing new is for this engine: `ready` becomes `draining`. The process is not told."""
+
+    async def condemn(self, failure: EngineFailure) -> None:
+        """End a ready engine that does not do its work: killed at once, `failed` for the reason given."""
 
     async def stop(self) -> None:
         """End the process and everything it spawned; returns when all of it is gone. Does nothing twice."""

@@ -61,7 +61,14 @@ class LlamaCppSpec:
 def llamacpp_engine(spec: LlamaCppSpec, *, name: str = "llama.cpp", stop_grace_s: float = 10.0) -> SupervisedEngine:
     """A stopped engine."""
     plan = partial(launch_plan, spec)
-    return SupervisedEngine(name=name, kind="llamacpp", device=spec.device, plan=plan, stop_grace_s=stop_grace_s)
+    return SupervisedEngine(
+        name=name,
+        kind="llamacpp",
+        device=spec.device,
+        cuda_device=spec.cuda_device,
+        plan=plan,
+        stop_grace_s=stop_grace_s,
+    )
 
 
 def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
@@ -75,7 +82,7 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
     return LaunchPlan(
         argv=argv(spec, model=model, socket=socket),
         env=environment(spec, key, os.environ),
-        endpoint=Endpoint("http://localhost", key, str(socket)),
+        endpoint=Endpoint("http://localhost", key, str(socket), steps_metric="gguf_worker_steps_total"),
         served_model=spec.alias,
         load_timeout_s=spec.load_timeout_s,
         classify=classify,

@@ -47,10 +47,18 @@ class SupervisedEngine:
     """
 
     def __init__(
-        self, *, name: str, kind: str, device: str, plan: Callable[[], LaunchPlan], stop_grace_s: float = 10.0
+        self,
+        *,
+        name: str,
+        kind: str,
+        device: str,
+        plan: Callable[[], LaunchPlan],
+        cuda_device: int | None = None,
+        stop_grace_s: float = 10.0,
     ) -> None:
         self._name = name
         self._device = device
+        self._cuda_device = cuda_device
         self._kind = kind
         self._plan = plan
         self._stop_grace_s = stop_grace_s
@@ -75,6 +83,10 @@ class SupervisedEngine:
     @property
     def device(self) -> str:
         return self._device
+
+    @property
+    def cuda_device(self) -> int | None:
+        return self._cuda_device
 
     @property
     def state(self) -> EngineState:
@@ -152,18 +164,36 @@ class SupervisedEngine:
         Does nothing where there is no process, so a failed engine stays `failed`. Cancelled, it kills instead of
         waiting for the rest of the grace, and may be called again.
         """
-        child, watcher = self._child, self._watcher
+        child = self._child
         if child is None:
             return
         if self._state is EngineState.READY:
             self._become(EngineEvent.DRAIN)
-        if watcher is not None:
-            watcher.cancel()
-            await asyncio.wait((watcher,))
-            self._watcher = None
+        await self._stop_watching()
         await self._end(child)
         if self._state is EngineState.DRAINING:  # else the watcher saw its end first
             self._become(EngineEvent.GONE)
+
+    async def condemn(self, failure: EngineFailure) -> None:
+        """Kill a ready engine that does not do its work; it is `failed` for the reason given.
+
+        Does nothing to one that has ended meanwhile. A SIGTERM would wait for what hangs, so there is no grace.
+        """
+        child = self._child
+        if child is None or self._state not in (EngineState.READY, EngineState.DRAINING):
+            return
+        await self._stop_watching()
+        if self._child is None:
+            return
+        failure.log_tail = failure.log_tail or child.log_tail()
+        await self._end(child, grace_s=0.0)
+        self._break(failure)
+
+    async def _stop_watching(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.wait((watcher,))
 
     def _become(self, event: EngineEvent) -> None:
         self._state = next_state(self._state, event)
@@ -242,8 +272,8 @@ class SupervisedEngine:
         self._break(plan.classify(exit_code, child.log_tail()))
         _remove_socket(plan.endpoint)
 
-    async def _end(self, child: ChildProcess) -> None:
-        await child.stop(self._stop_grace_s)
+    async def _end(self, child: ChildProcess, *, grace_s: float | None = None) -> None:
+        await child.stop(self._stop_grace_s if grace_s is None else grace_s)
         self._child = None
         _remove_socket(self._endpoint)
 

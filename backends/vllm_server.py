@@ -83,7 +83,9 @@ class VllmSpec:
 def vllm_engine(spec: VllmSpec, *, name: str = "vllm", stop_grace_s: float = 10.0) -> SupervisedEngine:
     """A stopped engine."""
     plan = partial(launch_plan, spec)
-    return SupervisedEngine(name=name, kind="vllm", device="cuda", plan=plan, stop_grace_s=stop_grace_s)
+    return SupervisedEngine(
+        name=name, kind="vllm", device="cuda", cuda_device=spec.cuda_device, plan=plan, stop_grace_s=stop_grace_s
+    )
 
 
 def launch_plan(spec: VllmSpec) -> LaunchPlan:

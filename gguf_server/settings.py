@@ -97,6 +97,21 @@ class VllmEngineSettings(Strict):
 EngineSettings = Annotated[LlamaCppEngineSettings | VllmEngineSettings, Field(discriminator="kind")]
 
 
+class FailoverSettings(Strict):
+    """When an engine counts as gone, and when one that failed is tried again. Times in seconds."""
+
+    stall_s: float = Field(
+        30.0, gt=0, description="No byte from the engine for so long while requests run: it is asked whether it lives."
+    )
+    probe_every_s: float = Field(30.0, gt=0, description="An idle engine is asked for one token this often.")
+    probe_timeout_s: float = Field(15.0, gt=0, description="Without that token after so long the engine hangs.")
+    max_failures: int = Field(5, ge=1, description="Requests failed in a row, none between them answered: it is gone.")
+    failback: bool = Field(True, description="Whether an engine earlier in the chain is tried again in the background.")
+    failback_after_s: float = Field(30.0, gt=0, description="First pause before that; it doubles with each failure.")
+    failback_longest_s: float = Field(1800.0, gt=0, description="The longest such pause.")
+    stable_after_s: float = Field(60.0, gt=0, description="One that served so long has a clean slate.")
+
+
 class ServiceSettings(Strict):
     """One model behind its own port and paths."""
 
@@ -117,6 +132,10 @@ class ServiceSettings(Strict):
     timeout_s: float = Field(600.0, gt=0, description="A request that runs longer is answered 504.")
     default_max_tokens: int = Field(1024, ge=1)
     max_tokens_limit: int | None = Field(None, ge=1, description="Largest max_tokens; max_model_len when absent.")
+    standby: Literal["cold", "warm"] = Field(
+        "cold", description="warm: the next engine of the chain that needs no card in use is kept loaded as well."
+    )
+    failover: FailoverSettings = FailoverSettings()
     sampling: SamplingDefaults = SamplingDefaults()
     enable_thinking: bool | None = Field(None, description="Default of `enable_thinking`; absent: the template's own.")
     images: bool = Field(False, description="Whether messages may hold images.")

@@ -14,6 +14,7 @@ class ScriptedEngine:
         self.name = name
         self.kind = kind
         self.device = "cpu"
+        self.cuda_device: int | None = None
         self.state = EngineState.STOPPED
         self.failure: EngineFailure | None = None
         self.endpoint = Endpoint("http://127.0.0.1:9", "key")
@@ -38,7 +39,7 @@ class ScriptedEngine:
         return await asyncio.shield(self._broken)
 
     async def stop(self) -> None:
-        if self.state is EngineState.READY:
+        if self.state in (EngineState.READY, EngineState.DRAINING):
             self.state = EngineState.STOPPED
 
     def fail(self) -> None:
@@ -46,3 +47,10 @@ class ScriptedEngine:
         self.state = EngineState.FAILED
         self.failure = EngineFailure(FailureReason.CRASHED, "gone", exit_code=0)
         self._broken.set_result(self.failure)
+
+    def drain(self) -> None:
+        self.state = EngineState.DRAINING
+
+    async def condemn(self, failure: EngineFailure) -> None:
+        self.state = EngineState.FAILED
+        self.failure = failure

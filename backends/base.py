@@ -81,6 +81,7 @@ class Endpoint:
 
     `model` is what the engine wants to read in `model`; None: whatever the service calls it. `steps_metric` names the
     series of its `/metrics` that grows with each step it computes, prompts included; None where there is none.
+    `continues_reasoning`: an assistant's last message with `reasoning_content` alone is gone on with as reasoning.
     """
 
     base_url: str
@@ -89,6 +90,7 @@ class Endpoint:
     dialect: Dialect = Dialect.VLLM
     model: str | None = None
     steps_metric: str | None = None
+    continues_reasoning: bool = False
 
 
 class Engine(Protocol):

@@ -1,15 +1,14 @@
 """A service's engines in order: which one serves, and why not the others.
 
-One task owns the chain: it starts engines, watches the one that serves, and goes on to the next when it fails.
-Everybody else only asks.
+`EngineChain.run` owns the chain: it alone starts and ends engines, as `gguf_server.failover` decides. Everybody else
+asks: `require` for an engine at once, `acquire` for one that will come.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,120 +16,276 @@ from typing import Final
 
 import structlog
 
-from backends.base import Engine, EngineFailure, EngineState
+from backends.base import Engine, EngineFailure, EngineState, FailureReason
+from gguf_server.card_memory import CardMemory, Read
 from gguf_server.engine_client import EngineClient
 from gguf_server.errors import NotReady
+from gguf_server.failover import ANY_CARD, Decision, LinkView, Phase, Rules, decide
+from gguf_server.serving import Hang, Serving
+from gguf_server.settings import FailoverSettings
 
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
-_STABLE_AFTER_S: Final = 60.0
+_HOPELESS: Final = frozenset(
+    {
+        FailureReason.NOT_INSTALLED,
+        FailureReason.NO_GPU,
+        FailureReason.WEIGHTS_MISSING,
+        FailureReason.WEIGHTS_DAMAGED,
+        FailureReason.UNSUPPORTED_MODEL,
+        FailureReason.INVALID_SETTINGS,
+    }
+)
+
+_DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
 log = structlog.get_logger("chain")
 
 
-@dataclass(slots=True)
+class NoneLeft(Exception):
+    """Every engine of the chain was tried for this request, or none of the others can be had."""
+
+
+@dataclass(slots=True, eq=False)
 class Link:
-    """One engine with its history."""
+    """One engine with its history. `n_failures` counts those in a row, `failures` all of them by reason.
+
+    `memory` is that of the card it computes on; None where it uses none.
+    """
 
     engine: Engine
+    memory: CardMemory | None = None
+    phase: Phase = Phase.DOWN
+    serving: Serving | None = None
     n_starts: int = 0
+    n_failures: int = 0
+    failures: dict[FailureReason, int] = field(default_factory=dict)
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     failed_at: datetime | None = None
+    load_s: float | None = None
+    life: asyncio.Task[None] | None = None
+    _failed_at_s: float = 0.0
+    _is_hopeless: bool = False
+
+    def become(self, phase: Phase) -> None:
+        self.phase = phase
+        self.since = datetime.now(UTC)
+
+    def note(self, failure: EngineFailure, now: float, *, was_stable: bool) -> None:
+        self.n_failures = 1 if was_stable else self.n_failures + 1
+        self.failures[failure.reason] = self.failures.get(failure.reason, 0) + 1
+        self._is_hopeless = failure.reason in _HOPELESS
+        self._failed_at_s = now
+        self.failed_at = datetime.now(UTC)
+
+    def view(self) -> LinkView:
+        card = ANY_CARD if self.engine.cuda_device is None else self.engine.cuda_device
+        return LinkView(
+            phase=self.phase,
+            n_failures=self.n_failures,
+            failed_at=self._failed_at_s,
+            is_hopeless=self._is_hopeless,
+            card=card if self.memory is not None else None,
+            up_since=self.serving.up_since if self.serving else 0.0,
+            idle_since=self.serving.idle_since if self.serving else None,
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """An engine that answers now. It may be gone by the time it is asked: that is an `EngineError`."""
+async def _cause(engine: Engine, failure: EngineFailure) -> EngineFailure:
+    """What the engine itself dies of, where it is dying: its exit code and its log say more than a lost connection."""
+    if isinstance(failure, Hang):
+        return failure
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DYING_S):
+            return await engine.wait_failed()
+    return failure
 
-    engine: Engine
-    client: EngineClient
+
+def _memory_of(engine: Engine, read_cards: Read | None) -> CardMemory | None:
+    uses_card = read_cards is not None and engine.device in ("cuda", "auto")
+    return CardMemory(read_cards, engine.cuda_device) if read_cards is not None and uses_card else None
 
 
 class EngineChain:
-    """`run` is the owner; `require` and the properties may be read by anybody."""
+    """`run` is the owner; everything else may be called by anybody.
 
-    def __init__(self, service: str, engines: Sequence[Engine]) -> None:
-        self.links = [Link(engine) for engine in engines]
+    `read_cards` tells what the cards hold (`gguf_server.gpus.read`); None on a machine without.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        engines: Sequence[Engine],
+        *,
+        warm_standby: bool = False,
+        settings: FailoverSettings | None = None,
+        read_cards: Read | None = None,
+    ) -> None:
+        self.links = [Link(engine, memory=_memory_of(engine, read_cards)) for engine in engines]
         self._service = service
-        self._serving: Serving | None = None
+        self._settings = settings or FailoverSettings()
+        self._rules = Rules(
+            warm_standby=warm_standby,
+            failback=self._settings.failback,
+            failback_after_s=self._settings.failback_after_s,
+            failback_longest_s=self._settings.failback_longest_s,
+            stable_after_s=self._settings.stable_after_s,
+        )
+        self._first = 0
+        self._is_swapping = False
+        self._is_exhausted = False
+        self._is_closing = False
+        self._poke = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def serving(self) -> Serving | None:
-        return self._serving
+        """The first engine of the chain that is up."""
+        return next((link.serving for link in self.links if link.serving is not None), None)
 
     @property
     def is_loading(self) -> bool:
         return any(link.engine.state is EngineState.STARTING for link in self.links)
 
-    def require(self) -> Serving:
-        """Raises `NotReady` while no engine can answer."""
-        if self._serving is None:
+    def require(self) -> Serving | None:
+        """The engine that serves; None where one engine has just made room for another, which `acquire` waits for.
+
+        Raises `NotReady` while no engine can answer.
+        """
+        serving = self.serving
+        if serving is None and not self._is_swapping:
             why = "the model is loading" if self.is_loading else "no engine could be started"
             raise NotReady(f"{self._service}: {why}", retry_after_s=2 if self.is_loading else 10)
-        return self._serving
+        return serving
+
+    def is_up(self, serving: Serving) -> bool:
+        return any(link.serving is serving for link in self.links)
+
+    async def acquire(self, tried: Collection[Engine] = ()) -> Serving:
+        """The first engine up that was not tried, once there is one. Raises `NoneLeft`. Safe to cancel."""
+        while True:
+            for link in self.links:
+                if link.serving is not None and link.engine not in tried:
+                    return link.serving
+            if not self._may_come(tried):
+                raise NoneLeft
+            await self._changed.wait()
+
+    def _may_come(self, tried: Collection[Engine]) -> bool:
+        """Whether an engine that was not tried is on its way, or may be once a suspect one is judged."""
+        others = [link for link in self.links if link.engine not in tried]
+        if any(link.phase is Phase.STARTING for link in others):
+            return True
+        up = [link.serving for link in self.links if link.serving is not None]
+        if up:
+            return any(serving.is_suspect for serving in up)
+        return bool(others) and not self._is_exhausted
 
     async def run(self) -> None:
-        """Keep one engine serving until cancelled, which stops it."""
-        first, pause_s = 0, _FIRST_PAUSE_S
-        try:
-            while True:
-                started = await self._start_one(first)
-                if started is None:
-                    log.error("no engine could be started", service=self._service, next_try_s=pause_s)
-                    await asyncio.sleep(pause_s)
-                    first, pause_s = 0, min(2 * pause_s, _LONGEST_PAUSE_S)
-                    continue
-                loop = asyncio.get_running_loop()
-                ready_at = loop.time()
-                await self._serve(self.links[started])
-                if loop.time() - ready_at >= _STABLE_AFTER_S:
-                    pause_s = _FIRST_PAUSE_S
-                else:
-                    await asyncio.sleep(pause_s if len(self.links) == 1 else 0)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                first = (started + 1) % len(self.links)
-        finally:
-            await self._stop_all()
+        """Keep one engine serving until cancelled, which ends all."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as lives:
+            try:
+                while True:
+                    self._poke.clear()
+                    decision = decide(self._views(), self._rules, now=loop.time(), first=self._first)
+                    self._apply(decision, lives)
+                    self._tell_waiters()
+                    timeout_s = None if decision.wake_at is None else max(0.0, decision.wake_at - loop.time())
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(timeout_s):
+                            await self._poke.wait()
+            finally:
+                self._is_closing = True
 
-    async def _start_one(self, first: int) -> int | None:
-        """Try every engine once, beginning with number `first`; returns which one became ready."""
-        for offset in range(len(self.links)):
-            number = (first + offset) % len(self.links)
+    def _views(self) -> list[LinkView]:
+        return [link.view() for link in self.links]
+
+    def _apply(self, decision: Decision, lives: asyncio.TaskGroup) -> None:
+        if decision.swap_to is not None:
+            self._is_swapping, self._first = True, decision.swap_to
+        elif decision.serve is not None:
+            self._is_swapping, self._first = False, (decision.serve + 1) % len(self.links)
+        if decision.is_exhausted and not self._is_exhausted:
+            log.error("no engine could be started", service=self._service)
+        self._is_exhausted = decision.is_exhausted
+        for number in decision.end:
             link = self.links[number]
+            self._tell("engine not needed any more", link)
+            self._withdraw(link)
+            if link.life is not None:
+                link.life.cancel()
+        for number in decision.start:
+            link = self.links[number]
+            link.become(Phase.STARTING)
+            link.life = lives.create_task(self._live(number), name=f"engine {self._service} {link.engine.name}")
+
+    def _tell_waiters(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _withdraw(self, link: Link) -> None:
+        """Nothing new goes to an engine from here on."""
+        link.serving = None
+        link.become(Phase.ENDING)
+
+    async def _live(self, number: int) -> None:
+        """One life of an engine, from its start to its end."""
+        link, loop = self.links[number], asyncio.get_running_loop()
+        try:
             self._tell("engine starting", link)
             link.n_starts += 1
-            link.since = datetime.now(UTC)
-            started = time.monotonic()
+            began = loop.time()
+            if link.memory is not None:
+                await link.memory.note()
             try:
                 await link.engine.start()
             except EngineFailure as failure:
-                self._note(link, failure)
-                continue
-            link.since = datetime.now(UTC)
-            self._tell("engine ready", link, load_s=round(time.monotonic() - started, 2))
-            return number
-        return None
-
-    async def _serve(self, link: Link) -> None:
-        """Let an engine serve until it fails."""
-        client = EngineClient(link.engine.endpoint)
-        self._serving = Serving(link.engine, client)
-        try:
-            self._note(link, await link.engine.wait_failed())
+                self._note(number, failure, was_stable=False)
+                return
+            link.load_s = round(loop.time() - began, 2)
+            self._tell("engine ready", link, load_s=link.load_s)
+            await self._serve(number)
         finally:
-            self._serving = None
-            await client.close()
-        await link.engine.stop()
+            link.become(Phase.ENDING)
+            await link.engine.stop()
+            if link.memory is not None and not self._is_closing:
+                await link.memory.returned()
+            link.become(Phase.DOWN)
+            self._poke.set()
 
-    def _note(self, link: Link, failure: EngineFailure) -> None:
-        link.since = link.failed_at = datetime.now(UTC)
+    async def _serve(self, number: int) -> None:
+        """Let an engine answer until it fails. Cancelled where it is not wanted any more."""
+        link, loop = self.links[number], asyncio.get_running_loop()
+        client = EngineClient(link.engine.endpoint)
+        serving = link.serving = Serving(link.engine, client, self._wake, self._has_two_up)
+        link.become(Phase.UP)
+        self._poke.set()
+        try:
+            failure = await serving.watch(self._settings)
+            was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
+            self._withdraw(link)
+            self._poke.set()
+        finally:
+            link.serving = None
+            serving.give_up()
+            await client.close()
+        failure = await _cause(link.engine, failure)
+        self._note(number, failure, was_stable=was_stable)
+        await link.engine.condemn(failure)
+
+    def _has_two_up(self) -> bool:
+        return sum(link.serving is not None for link in self.links) > 1
+
+    def _wake(self) -> None:
+        """An engine became idle, or was judged: that may change what is to be done, and whom somebody waits for."""
+        self._poke.set()
+
+    def _note(self, number: int, failure: EngineFailure, *, was_stable: bool) -> None:
+        link = self.links[number]
+        link.note(failure, asyncio.get_running_loop().time(), was_stable=was_stable)
+        if self.serving is None:
+            self._first = (number + 1) % len(self.links)
         told = {"reason": str(failure.reason), "detail": failure.detail, "exit_code": failure.exit_code}
         self._tell("engine failed", link, level=logging.WARNING, **told)
 
     def _tell(self, event: str, link: Link, *, level: int = logging.INFO, **more: object) -> None:
         log.log(level, event, service=self._service, engine=link.engine.name, device=link.engine.device, **more)
-
-    async def _stop_all(self) -> None:
-        for link in self.links:
-            with suppress(EngineFailure):
-                await link.engine.stop()

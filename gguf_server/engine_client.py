@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -16,10 +16,14 @@ from gguf_server.errors import BadRequest, ContextExceeded, GatewayError, ModelN
 _CONNECT_TIMEOUT_S: Final = 5.0
 _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
+_METRICS_TIMEOUT_S: Final = 5.0
 
 
 class EngineError(Exception):
-    """The engine failed: it is gone, broke off, or answered 5xx. Another engine may be able to answer."""
+    """The engine failed: it is gone, broke off, or answered 5xx. Another engine may be able to answer.
+
+    The message is the gateway's own: an engine's words may repeat what a client sent, and this one is logged.
+    """
 
 
 class EngineClient:
@@ -33,7 +37,7 @@ class EngineClient:
             if endpoint.uds_path is not None
             else aiohttp.TCPConnector(limit=0, force_close=True)
         )
-        self._base_url = endpoint.base_url
+        self.endpoint = endpoint
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
@@ -49,16 +53,30 @@ class EngineClient:
         """One whole answer. Raises `EngineError`, or the `GatewayError` that the engine's refusal amounts to."""
         async with self._post(path, body, request_id) as response:
             try:
-                answer: dict[str, Any] = orjson.loads(await response.read())
+                answer = orjson.loads(await response.read())
             except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
                 raise EngineError(f"the engine's answer broke off: {type(error).__name__}") from error
+            if not isinstance(answer, dict):
+                raise EngineError("the engine's answer is no JSON object")
             return answer
 
+    async def answer(self, path: str, body: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """A whole answer with its `choices`. Raises as `post_json` does."""
+        answer = await self.post_json(path, body, request_id)
+        if not isinstance(answer.get("choices"), list):
+            raise EngineError("the engine's answer holds no choices")
+        return answer
+
     @asynccontextmanager
-    async def stream(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Server-sent events as bytes, cut wherever the network cut them. Raises as `post_json` does."""
+    async def stream(
+        self, path: str, body: dict[str, Any], request_id: str, heard: Callable[[], None]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Server-sent events as bytes, cut wherever the network cut them; `heard` is called at each piece.
+
+        Raises as `post_json` does.
+        """
         async with self._post(path, body, request_id) as response:
-            yield _read(response)
+            yield _read(response, heard)
 
     async def count_tokens(self, body: dict[str, Any], request_id: str) -> int | None:
         """Prompt tokens of `messages` in `body`; None where the chat template refuses them."""
@@ -71,11 +89,44 @@ class EngineClient:
             raise EngineError("the engine does not count tokens any more") from error
         return int(answer["count"])
 
+    async def count_text(self, text: str, request_id: str) -> int:
+        """Tokens of a text by itself. Raises `EngineError`."""
+        body = {"prompt": text, "add_special_tokens": False}
+        try:
+            async with asyncio.timeout(_COUNT_TIMEOUT_S):
+                return int((await self.post_json("/tokenize", body, request_id))["count"])
+        except (TimeoutError, GatewayError) as error:
+            raise EngineError("the engine does not count tokens any more") from error
+
+    async def one_token(self, request_id: str) -> None:
+        """Ask for the cheapest sign of life there is. Raises `EngineError` where it does not come."""
+        try:
+            await self.post_json("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}, request_id)
+        except GatewayError as refused:
+            raise EngineError(f"the engine refuses to answer: {refused.message}") from refused
+
+    async def steps(self) -> float | None:
+        """How many steps the engine has computed; None where it does not say. Raises `EngineError`."""
+        name = self.endpoint.steps_metric
+        if name is None:
+            return None
+        try:
+            async with (
+                asyncio.timeout(_METRICS_TIMEOUT_S),
+                self._session.get(self.endpoint.base_url + "/metrics") as response,
+            ):
+                return _series(await response.text(errors="replace"), name)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
+
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        if self.endpoint.model is not None:
+            body = {**body, "model": self.endpoint.model}
         try:
-            response = await self._session.post(self._base_url + path, data=orjson.dumps(body), headers=headers)
+            url = self.endpoint.base_url + path
+            response = await self._session.post(url, data=orjson.dumps(body), headers=headers)
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
         async with response:
@@ -84,9 +135,19 @@ class EngineClient:
             yield response
 
 
-async def _read(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+def _series(exposition: str, name: str) -> float | None:
+    """The sum over all label sets of one series in Prometheus' text format."""
+    found = [line.rpartition(" ")[2] for line in exposition.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
+    try:
+        return sum(map(float, found)) if found else None
+    except ValueError:
+        return None
+
+
+async def _read(response: aiohttp.ClientResponse, heard: Callable[[], None]) -> AsyncIterator[bytes]:
     try:
         async for chunk in response.content.iter_any():
+            heard()
             yield chunk
     except aiohttp.ClientError as error:
         raise EngineError(f"the engine's stream broke off: {type(error).__name__}") from error
@@ -100,7 +161,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Exception:
         parsed = {}
     message, param, code = _error_fields(parsed if isinstance(parsed, dict) else {})
     if response.status >= 500 or response.status in (401, 403):
-        return EngineError(f"the engine answered {response.status}: {message}")
+        return EngineError(f"the engine answered {response.status}")
     return refusal(response.status, message, param, code)
 
 

@@ -13,7 +13,8 @@ import orjson
 import structlog
 from aiohttp import web
 
-from gguf_server.errors import BadRequest, BodyTooLarge, GatewayError, MethodNotAllowed, NotFound
+from gguf_server.engine_client import EngineError
+from gguf_server.errors import BadRequest, BodyTooLarge, EngineBroke, GatewayError, MethodNotAllowed, NotFound
 from gguf_server.relay import EventStream
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -58,6 +59,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except GatewayError as error:
         problem = error
+    except EngineError:
+        problem = EngineBroke("the engine failed inside this request")
     except web.HTTPException as error:
         problem = _as_gateway_error(error, request)
     except ConnectionResetError:

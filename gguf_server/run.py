@@ -17,13 +17,14 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gguf_server import config, engines, keys
+from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
+from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.keys import KeyRing, KeysError
 from gguf_server.service import Service
-from gguf_server.settings import Settings
+from gguf_server.settings import ServiceSettings, Settings
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
 _CLOSE_S: Final = 3.0
@@ -84,13 +85,9 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
 async def _run(settings: Settings, keyring: KeyRing) -> None:
     stop = asyncio.Event()
     with _runtime_dir() as runtime_dir:
+        read_cards = gpus.read if gpus.read() is not None else None
         services = [
-            Service(
-                name,
-                of,
-                EngineChain(name, engines.build(of, runtime_dir)),
-                Admission(of.max_concurrent, of.max_queue),
-            )
+            Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         ]
         for signal_ in (signal.SIGTERM, signal.SIGINT):
@@ -102,6 +99,16 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
             await drain(services, settings.server.drain_s, hurry=stop)
             for chain in chains:
                 chain.cancel()
+
+
+def _chain(name: str, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> EngineChain:
+    return EngineChain(
+        name,
+        engines.build(service, runtime_dir),
+        warm_standby=service.standby == "warm",
+        settings=service.failover,
+        read_cards=read_cards,
+    )
 
 
 async def drain(services: list[Service], limit_s: float, *, hurry: asyncio.Event) -> None:

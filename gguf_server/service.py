@@ -12,8 +12,9 @@ from typing import Any
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest, GenerationRequest, Message
 from gguf_server import context
 from gguf_server.admission import Admission
-from gguf_server.chain import EngineChain, Serving
+from gguf_server.chain import EngineChain
 from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
+from gguf_server.serving import Serving
 from gguf_server.settings import ServiceSettings
 
 # What is passed on to the engine besides the fields that the gateway itself sets. Anything else that a client sends
@@ -76,6 +77,7 @@ class Totals:
     n_prompt_tokens: int = 0
     n_completion_tokens: int = 0
     n_truncated: int = 0
+    n_failovers: int = 0
     n_unknown_fields: int = 0
 
 

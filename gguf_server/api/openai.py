@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest
 from gguf_server.api.schemas import ChatForm, parse
-from gguf_server.chain import Serving
-from gguf_server.engine_client import EngineError
-from gguf_server.errors import EngineBroke, ModelNotFound
+from gguf_server.dispatch import Dispatch, Prepare
+from gguf_server.errors import ModelNotFound
 from gguf_server.middleware import LOG_FIELDS, REQUEST_ID, STREAM, json_response
 from gguf_server.relay import EventStream
 from gguf_server.service import Prepared, Service
+from gguf_server.serving import Serving
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -57,13 +59,14 @@ class OpenAIApi:
         body = parse(CompletionRequest, await request.read())
         service = self._service
         service.check(body, body.max_tokens)
-        async with service.turn():
-            serving = service.chain.require()
-            prepared = service.prepare_completion(body)
-            if body.stream:
-                return await self._relay(request, serving, COMPLETIONS_PATH, prepared)
-            answer, headers = await self._ask(request, serving, COMPLETIONS_PATH, prepared)
-            return json_response(answer, headers=headers)
+
+        async def prepare(_serving: Serving) -> Prepared:
+            return service.prepare_completion(body)
+
+        if body.stream:
+            return await self._stream(request, COMPLETIONS_PATH, prepare, show_usage=body.wants_usage)
+        answer, headers = await self._whole(request, COMPLETIONS_PATH, prepare)
+        return json_response(answer, headers=headers)
 
     async def list_models(self, _request: web.Request) -> web.Response:
         return json_response({"object": "list", "data": [self._model_card(self._service.settings.model)]})
@@ -77,59 +80,59 @@ class OpenAIApi:
     async def _whole_chat(
         self, request: web.Request, body: ChatCompletionRequest
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        service = self._service
-        service.check(body, body.token_budget)
-        async with service.turn():
-            serving = service.chain.require()
-            prepared = await self._prepare_chat(request, body, serving)
-            answer, headers = await self._ask(request, serving, CHAT_PATH, prepared)
+        self._service.check(body, body.token_budget)
+        answer, headers = await self._whole(request, CHAT_PATH, self._preparing_chat(request, body))
         for choice in answer["choices"]:
             spell_reasoning_twice(choice["message"])
         return answer, headers
 
     async def _stream_chat(self, request: web.Request, body: ChatCompletionRequest) -> web.StreamResponse:
-        service = self._service
-        service.check(body, body.token_budget)
-        async with service.turn():
-            serving = service.chain.require()
-            prepared = await self._prepare_chat(request, body, serving)
-            return await self._relay(request, serving, CHAT_PATH, prepared)
+        self._service.check(body, body.token_budget)
+        prepare = self._preparing_chat(request, body)
+        return await self._stream(request, CHAT_PATH, prepare, show_usage=body.wants_usage)
 
-    async def _prepare_chat(self, request: web.Request, body: ChatCompletionRequest, serving: Serving) -> Prepared:
-        try:
+    def _preparing_chat(self, request: web.Request, body: ChatCompletionRequest) -> Prepare:
+        async def prepare(serving: Serving) -> Prepared:
             return await self._service.prepare_chat(body, serving, request[REQUEST_ID])
-        except EngineError as error:
-            raise EngineBroke("the engine failed inside this request") from error
 
-    async def _ask(
-        self, request: web.Request, serving: Serving, path: str, prepared: Prepared
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        headers = self._headers(request, serving, prepared)
-        body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
-        try:
-            answer = await serving.client.post_json(path, body, request[REQUEST_ID])
-        except EngineError as error:
-            raise EngineBroke("the engine failed inside this request") from error
+        return prepare
+
+    async def _whole(self, request: web.Request, path: str, prepare: Prepare) -> tuple[dict[str, Any], dict[str, str]]:
+        async with self._dispatch(request, path, prepare) as dispatch:
+            answer, serving, prepared = await dispatch.whole()
         self._account(request, answer.get("usage") or {})
-        return answer, headers
+        return answer, self._headers(request, serving, prepared, dispatch.n_failovers)
 
-    async def _relay(self, request: web.Request, serving: Serving, path: str, prepared: Prepared) -> web.StreamResponse:
-        asked = prepared.body.get("stream_options") or {}
-        headers = self._headers(request, serving, prepared)
-        stream = request[STREAM] = EventStream(request, headers, show_usage=bool(asked.get("include_usage")))
-        body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
-        try:
-            async with serving.client.stream(path, body, request[REQUEST_ID]) as chunks:
-                await stream.relay(chunks)
-        except EngineError as error:
-            raise EngineBroke("the engine failed inside this request") from error
+    async def _stream(
+        self, request: web.Request, path: str, prepare: Prepare, *, show_usage: bool
+    ) -> web.StreamResponse:
+        def announce(serving: Serving, prepared: Prepared) -> dict[str, str]:
+            return self._headers(request, serving, prepared, dispatch.n_failovers)
+
+        stream = request[STREAM] = EventStream(request, {}, show_usage=show_usage)
+        async with self._dispatch(request, path, prepare) as dispatch, stream:
+            await dispatch.stream(stream, announce)
         self._account(request, stream.usage)
         return stream.response
 
-    def _headers(self, request: web.Request, serving: Serving, prepared: Prepared) -> dict[str, str]:
+    @asynccontextmanager
+    async def _dispatch(self, request: web.Request, path: str, prepare: Prepare) -> AsyncIterator[Dispatch]:
+        """A request's turn. Whom no engine serves is told so before they queue."""
+        chain = self._service.chain
+        dispatch = Dispatch(chain, path, prepare, request[REQUEST_ID])
+        try:
+            chain.require()
+            async with self._service.turn():
+                yield dispatch
+        finally:
+            self._service.totals.n_failovers += dispatch.n_failovers
+            if dispatch.n_failovers:
+                request[LOG_FIELDS]["failovers"] = dispatch.n_failovers
+
+    def _headers(self, request: web.Request, serving: Serving, prepared: Prepared, n_failovers: int) -> dict[str, str]:
         """Who answers, and what was done to the conversation."""
         request[LOG_FIELDS].update(engine=serving.engine.name, model=self._service.settings.model)
-        headers = {"x-engine": serving.engine.name, "x-engine-failovers": "0"}
+        headers = {"x-engine": serving.engine.name, "x-engine-failovers": str(n_failovers)}
         if prepared.n_dropped:
             headers["x-context-truncated"] = str(prepared.n_dropped)
             request[LOG_FIELDS]["truncated"] = prepared.n_dropped

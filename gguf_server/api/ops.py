@@ -64,6 +64,7 @@ class OpsApi:
                     "prompt_tokens": service.totals.n_prompt_tokens,
                     "completion_tokens": service.totals.n_completion_tokens,
                     "truncated": service.totals.n_truncated,
+                    "failovers": service.totals.n_failovers,
                     "unknown_fields": service.totals.n_unknown_fields,
                 },
                 "uptime_s": round(time.time() - service.started_at, 1),
@@ -109,6 +110,8 @@ def _describe(link: Link) -> dict[str, Any]:
         "state": link.engine.state,
         "since": link.since.isoformat(),
         "starts": link.n_starts,
+        "load_s": link.load_s,
+        "failures": {str(reason): n for reason, n in link.failures.items()},
         "last_failure": None
         if failure is None
         else {

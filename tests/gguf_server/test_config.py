@@ -21,6 +21,8 @@ TREES = st.recursive(
     max_leaves=8,
 )
 
+VARIANTS = {"gemma4-qat": "gemma4", "qwen3-awq": "qwen3"}
+
 TINY = """
 [services.tiny]
 model = "tiny"
@@ -63,12 +65,26 @@ def test_every_preset_is_a_service_without_a_file(name: str) -> None:
 
 
 def test_all_presets_stand_beside_each_other() -> None:
-    assert set(config.load(presets=config.preset_names(), environ={}).services) == {
+    """Those that are a variant of another take its place."""
+    presets = [name for name in config.preset_names() if name not in VARIANTS]
+    assert set(config.load(presets=presets, environ={}).services) == {
         "demo",
         "gemma4",
         "qwen2.5",
         "qwen3",
     }
+    assert set(config.preset_names()) == {*presets, *VARIANTS}
+
+
+@pytest.mark.parametrize(("variant", "name"), VARIANTS.items())
+def test_a_variant_is_the_same_service_with_another_model_file(variant: str, name: str) -> None:
+    settings = config.load(presets=[variant], environ={}).services[variant]
+    original = config.load(presets=[name], environ={}).services[name]
+    replaced = {"preset", "weights", "engines"}
+    assert settings.model_dump(exclude=replaced) == original.model_dump(exclude=replaced)
+    assert [engine.kind for engine in settings.engines] == [engine.kind for engine in original.engines]
+    with pytest.raises(ConfigError, match=f"services '{name}' and '{variant}' both want port {original.port}"):
+        config.load(presets=[name, variant], environ={})
 
 
 def test_the_explicit_file_goes_before_the_variable_and_that_before_the_working_directory() -> None:

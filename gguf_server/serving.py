@@ -1,0 +1,186 @@
+"""An engine that answers now, who uses it, and how one notices that it does not do its work any more.
+
+Any byte from an engine is a sign of life. Where there was none for too long, or a request failed, it is asked for one
+token. An engine whose places are all taken by long prompts may owe that token for minutes: what counts then is
+whether it still computes steps. An engine that hangs answers neither, however healthy its `/health` looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+from backends.base import Engine, EngineFailure, FailureReason
+from gguf_server.engine_client import EngineClient, EngineError
+from gguf_server.settings import FailoverSettings
+
+_PROBE_ID: Final = "probe"
+
+
+class Hang(EngineFailure):
+    """It runs and does nothing: it will not end by itself, and there is no more to learn from it."""
+
+
+class Use:
+    """One request's hold of an engine. `heard` is called at every byte, so it does next to nothing."""
+
+    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at")
+
+    def __init__(self, serving: Serving, timeout: asyncio.Timeout) -> None:
+        self._serving = serving
+        self._timeout = timeout
+        self.has_begun = False
+        self.heard_at = serving.now()
+        self.cut_for = ""
+
+    def heard(self) -> None:
+        self.has_begun = True
+        self.heard_at = self._serving.heard_at = self._serving.now()
+
+    def cut(self, why: str) -> None:
+        """End it with an `EngineError`."""
+        if not self._timeout.expired():
+            self.cut_for = why
+            self._timeout.reschedule(self._serving.now())
+
+
+class Serving:
+    """A started engine with its client, from its readiness to its end.
+
+    `is_suspect`: a request failed there and no token has come since; whoever waits for the verdict is told through
+    `on_change`, which is also called whenever it becomes idle. A request that the engine seems to have forgotten is
+    taken from it only where `has_alternative`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        client: EngineClient,
+        on_change: Callable[[], None] = lambda: None,
+        has_alternative: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.engine = engine
+        self.client = client
+        self.now = asyncio.get_running_loop().time
+        self.heard_at = self.up_since = self.now()
+        self.idle_since: float | None = self.up_since
+        self.n_failures = 0
+        self.is_suspect = False
+        self.uses: set[Use] = set()
+        self._suspected = asyncio.Event()
+        self._on_change = on_change
+        self._has_alternative = has_alternative
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Use]:
+        """Held while a request is with this engine. Raises `EngineError` where it was cut."""
+        timeout = asyncio.timeout(None)
+        use = Use(self, timeout)
+        self.uses.add(use)
+        self.idle_since = None
+        try:
+            async with timeout:
+                yield use
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            raise EngineError(use.cut_for) from error
+        finally:
+            self._release(use)
+
+    def succeeded(self) -> None:
+        self.n_failures = 0
+
+    def failed(self) -> None:
+        """A request failed here: have it looked at."""
+        self.n_failures += 1
+        self.is_suspect = True
+        self._suspected.set()
+
+    def give_up(self) -> None:
+        """Cut whoever is still with it: a connection that hangs does not end by being closed from here."""
+        for use in self.uses:
+            use.cut("the engine was given up")
+
+    async def watch(self, rules: FailoverSettings) -> EngineFailure:
+        """Return why this engine has to be given up: it ended, or does not do its work. Safe to cancel."""
+        ended = asyncio.create_task(self.engine.wait_failed())
+        try:
+            checked_at = self.up_since
+            while not ended.done():
+                limit_s = rules.stall_s if self.uses else rules.probe_every_s
+                wait_s = max(self.heard_at, checked_at) + limit_s - self.now()
+                if wait_s > 0 and not self._suspected.is_set():
+                    await self._pause(ended, min(wait_s, rules.stall_s))
+                    self._cut_forgotten(rules.stall_s)
+                    continue
+                self._suspected.clear()
+                if failure := await self._examine(ended, rules):
+                    return failure
+                checked_at = self.now()
+            return ended.result()
+        finally:
+            ended.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await ended
+
+    def _release(self, use: Use) -> None:
+        self.uses.discard(use)
+        if not self.uses:
+            self.idle_since = self.now()
+            self._on_change()
+
+    async def _pause(self, ended: asyncio.Task[EngineFailure], limit_s: float) -> None:
+        suspected = asyncio.create_task(self._suspected.wait())
+        try:
+            await asyncio.wait((ended, suspected), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            suspected.cancel()
+
+    def _cut_forgotten(self, stall_s: float) -> None:
+        """Requests that had begun and have been silent for too long while the engine spoke to others."""
+        now = self.now()
+        if now - self.heard_at < stall_s / 2 and self._has_alternative():
+            for use in self.uses:
+                if use.has_begun and now - use.heard_at > stall_s:
+                    use.cut("the engine answers others and not this request")
+
+    async def _examine(self, ended: asyncio.Task[EngineFailure], rules: FailoverSettings) -> EngineFailure | None:
+        """A failure to give it up for, or None where it works."""
+        if self.n_failures >= rules.max_failures:
+            return Hang(FailureReason.UNHEALTHY, f"{self.n_failures} requests in a row failed")
+        probe = asyncio.create_task(self._probe(rules.probe_timeout_s))
+        await asyncio.wait((ended, probe), return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            probe.cancel()
+            await asyncio.gather(probe, return_exceptions=True)
+            return ended.result()
+        if failure := probe.result():
+            return failure
+        self.is_suspect = False
+        self._on_change()
+        return None
+
+    async def _probe(self, timeout_s: float) -> EngineFailure | None:
+        """What is wrong with it, if something is."""
+        n_steps = await self._steps()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.client.one_token(_PROBE_ID)
+        except TimeoutError:
+            if n_steps is not None and await self._steps() not in (None, n_steps):
+                return None
+            detail = f"it hangs: no token within {timeout_s:g} s, and no step computed meanwhile"
+            return Hang(FailureReason.UNHEALTHY, detail)
+        except EngineError as error:
+            return EngineFailure(FailureReason.UNHEALTHY, str(error))
+        return None
+
+    async def _steps(self) -> float | None:
+        try:
+            return await self.client.steps()
+        except EngineError:
+            return None

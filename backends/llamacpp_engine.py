@@ -20,13 +20,13 @@ from typing import Literal
 
 from backends.base import Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
+from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
 from weights.refs import WeightsMissing, resolve
 
 FAILURE_MARKER = "ENGINE_FAILURE "
 KEY_VARIABLE = "GGUF_WORKER_API_KEY"
 
-_MAX_SOCKET_PATH_BYTES = 100  # the kernel's own limit is 108, its end included
 _OUT_OF_MEMORY = re.compile(r"cudaMalloc failed|out of memory|failed to allocate", re.IGNORECASE)
 _TELLING = re.compile(r"GGML_ASSERT|\berror\b|Error: ", re.IGNORECASE)
 
@@ -77,7 +77,7 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
         model = resolve(spec.weights)
     except WeightsMissing as error:
         raise EngineFailure(FailureReason.WEIGHTS_MISSING, str(error)) from error
-    socket = _new_socket(spec.runtime_dir)
+    socket = new_socket(spec.runtime_dir)
     key = secrets.token_urlsafe(32)
     return LaunchPlan(
         argv=argv(spec, model=model, socket=socket),
@@ -154,15 +154,3 @@ def _guessed(exit_code: int, log_tail: tuple[str, ...]) -> tuple[FailureReason, 
 
 def _last_match(pattern: re.Pattern[str], log_tail: tuple[str, ...]) -> str | None:
     return next((line.strip() for line in reversed(log_tail) if pattern.search(line)), None)
-
-
-def _new_socket(runtime_dir: Path) -> Path:
-    try:
-        runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise EngineFailure(FailureReason.INVALID_SETTINGS, f"no runtime directory: {error}") from error
-    socket = runtime_dir / f"{secrets.token_hex(6)}.sock"
-    if len(os.fsencode(socket)) > _MAX_SOCKET_PATH_BYTES:
-        detail = f"the path of the runtime directory is too long for a socket: {runtime_dir}"
-        raise EngineFailure(FailureReason.INVALID_SETTINGS, detail)
-    return socket

@@ -1,6 +1,7 @@
 """An engine made of one child process: launched by a plan, ready once a real token came back, watched until it ends.
 
-Nothing here knows llama.cpp or vLLM: `backends.llamacpp_engine` and `backends.vllm_server` make the plans.
+Nothing here knows llama.cpp or vLLM: `backends.llamacpp_engine`, `backends.llama_server` and `backends.vllm`
+make the plans.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import aiohttp
 
 from backends.base import Endpoint, EngineFailure, EngineState, FailureReason
 from backends.process import ChildProcess, EngineEvent, next_state
+from backends.readiness import NoAnswer, first_token, open_session
 
 _HEALTH_LIMIT_S = 5.0
-_FIRST_TOKEN_LIMIT_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_GROWTH = 0.05, 0.5, 1.3
 _DYING_S = 6.0  # vLLM answers 500 first and ends 3 to 5 s later, with the cause in its log
 
@@ -29,6 +30,7 @@ class LaunchPlan:
 
     `env` is the child's whole environment. `classify` turns an exit code (negative for a signal) and the last log
     lines into a failure; it is also asked about exit code 0, which is a failure as any other where nobody asked.
+    `phase` says from the last log lines how far a start has come, where they tell.
     """
 
     argv: tuple[str, ...]
@@ -37,6 +39,7 @@ class LaunchPlan:
     served_model: str
     load_timeout_s: float
     classify: Callable[[int, tuple[str, ...]], EngineFailure]
+    phase: Callable[[tuple[str, ...]], str] | None = None
 
 
 class SupervisedEngine:
@@ -221,7 +224,8 @@ class SupervisedEngine:
             async with asyncio.timeout(plan.load_timeout_s):
                 await self._until_ready(plan, child)
         except TimeoutError:
-            detail = f"not ready after {plan.load_timeout_s:g} s"
+            reached = f": {plan.phase(child.log_tail())}" if plan.phase else ""
+            detail = f"not ready after {plan.load_timeout_s:g} s{reached}"
             failure = EngineFailure(FailureReason.START_TIMEOUT, detail, log_tail=child.log_tail())
             await self._end(child)
             raise failure from None
@@ -241,7 +245,7 @@ class SupervisedEngine:
             if ended.done():
                 raise plan.classify(ended.result(), child.log_tail())
             await probe
-        except _NoAnswer as problem:
+        except NoAnswer as problem:
             raise EngineFailure(FailureReason.UNHEALTHY, str(problem), log_tail=child.log_tail()) from problem
         finally:
             probe.cancel()
@@ -249,17 +253,18 @@ class SupervisedEngine:
             await asyncio.gather(probe, ended, return_exceptions=True)
 
     async def _probe(self, plan: LaunchPlan) -> None:
-        """Poll `/health` until it is 200, then ask for one token. Raises `_NoAnswer` where that does not come."""
-        async with _session(plan.endpoint) as session:
+        """Poll `/health` until it is 200, then ask for one token. Raises `NoAnswer` where that does not come."""
+        async with open_session(plan.endpoint) as session:
             pause_s = _FIRST_PAUSE_S
-            while not await self._is_healthy(session):
+            while not await self._is_healthy(session, plan.endpoint):
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * _PAUSE_GROWTH, _LONGEST_PAUSE_S)
-            await _first_token(session, plan.served_model)
+            await first_token(session, plan.endpoint, plan.served_model)
 
-    async def _is_healthy(self, session: aiohttp.ClientSession) -> bool:
+    async def _is_healthy(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> bool:
+        limit = aiohttp.ClientTimeout(total=_HEALTH_LIMIT_S)
         try:
-            async with session.get("/health", timeout=aiohttp.ClientTimeout(total=_HEALTH_LIMIT_S)) as answer:
+            async with session.get(endpoint.base_url + "/health", timeout=limit) as answer:
                 if answer.status == 503:
                     self._progress = _progress_in(await answer.read())
                 return answer.status == 200
@@ -282,31 +287,6 @@ def _remove_socket(endpoint: Endpoint | None) -> None:
     """A killed engine leaves its socket behind."""
     if endpoint is not None and endpoint.uds_path is not None:
         Path(endpoint.uds_path).unlink(missing_ok=True)
-
-
-class _NoAnswer(Exception):
-    """The engine said it was healthy and then gave no token."""
-
-
-def _session(endpoint: Endpoint) -> aiohttp.ClientSession:
-    connector = aiohttp.UnixConnector(endpoint.uds_path) if endpoint.uds_path else aiohttp.TCPConnector()
-    headers = {"Authorization": f"Bearer {endpoint.api_key}"}
-    return aiohttp.ClientSession(endpoint.base_url, connector=connector, headers=headers)
-
-
-async def _first_token(session: aiohttp.ClientSession, model: str) -> None:
-    body = {"model": model, "prompt": "Hi", "max_tokens": 1, "temperature": 0}
-    limit = aiohttp.ClientTimeout(total=_FIRST_TOKEN_LIMIT_S)
-    try:
-        async with session.post("/v1/completions", json=body, timeout=limit) as answer:
-            if answer.status != 200:
-                text = (await answer.text(errors="replace"))[:300]
-                raise _NoAnswer(f"the first request was answered {answer.status}: {text}")
-            await answer.read()
-    except TimeoutError:
-        raise _NoAnswer(f"no token within {_FIRST_TOKEN_LIMIT_S:g} s") from None
-    except aiohttp.ClientError as error:
-        raise _NoAnswer(f"the connection broke on the first request: {error}") from error
 
 
 def _progress_in(body: bytes) -> float | None:

@@ -14,21 +14,16 @@ from typing import Any
 import structlog
 
 from backends.base import Engine
-from gguf_server import continuation
+from gguf_server import continuation, dialects
 from gguf_server.chain import EngineChain, NoneLeft
 from gguf_server.continuation import Begun, CannotContinue, Seam
 from gguf_server.engine_client import EngineError
-from gguf_server.errors import EngineBroke, GatewayError
+from gguf_server.errors import BadRequest, EngineBroke, GatewayError
 from gguf_server.relay import EventStream, Rewrite
 from gguf_server.service import Prepared
 from gguf_server.serving import Serving
 
 Prepare = Callable[[Serving], Awaitable[Prepared]]
-
-
-class dialects:
-    can_continue = staticmethod(lambda d: True)
-    continuation_fields = staticmethod(lambda d: {"continue_final_message": True, "add_generation_prompt": False})
 
 
 log = structlog.get_logger("dispatch")
@@ -66,7 +61,9 @@ class Dispatch:
                 async with serving.use():
                     prepared = await self._prepare_once(serving)
                     body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
+                    _check_dialect(serving, body)
                     answer = await serving.client.answer(self._path, body, self._request_id)
+                    answer = dialects.without_beginning(serving.client.endpoint.dialect, body, answer)
             except EngineError as error:
                 self._note_failure(serving, error)
                 continue
@@ -105,6 +102,7 @@ class Dispatch:
     async def _attempt(self, serving: Serving, stream: EventStream, begun: Begun) -> Attempt | None:
         """What to ask this engine; None where the answer was already as long as it may be, and was ended."""
         prepared = await self._prepare_once(serving)
+        _check_dialect(serving, prepared.body)
         asked = prepared.body.get("stream_options") or {}
         body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
         if not stream.is_open:
@@ -182,4 +180,12 @@ class Dispatch:
             self._tried.append(serving.engine)
         log.warning(
             "request failed by its engine", engine=serving.engine.name, why=str(error), request_id=self._request_id
+        )
+
+
+def _check_dialect(serving: Serving, body: dict[str, Any]) -> None:
+    """Raises `BadRequest` for what this engine would quietly do otherwise."""
+    if body.get("continue_final_message") and not dialects.can_continue(serving.client.endpoint.dialect):
+        raise BadRequest(
+            f"{serving.engine.name}, which serves now, cannot continue a message", param="continue_final_message"
         )

@@ -11,9 +11,14 @@ import aiohttp
 import orjson
 
 from backends.base import Endpoint
+from backends.readiness import smallest_request
+from gguf_server import dialects
+from gguf_server.dialect_bodies import translate
+from gguf_server.dialect_errors import error_fields, status_of
 from gguf_server.errors import BadRequest, ContextExceeded, GatewayError, ModelNotFound, QueueFull, WrongShape
 
 _CONNECT_TIMEOUT_S: Final = 5.0
+_ASKING: Final = ("/v1/chat/completions", "/v1/completions")
 _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
@@ -41,7 +46,7 @@ class EngineClient:
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
-            headers={"Authorization": f"Bearer {endpoint.api_key}"},
+            headers={"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else None,
             read_bufsize=_READ_CHUNK_BYTES,
             trust_env=False,
         )
@@ -79,31 +84,25 @@ class EngineClient:
             yield _read(response, heard)
 
     async def count_tokens(self, body: dict[str, Any], request_id: str) -> int | None:
-        """Prompt tokens of `messages` in `body`; None where the chat template refuses them."""
-        try:
-            async with asyncio.timeout(_COUNT_TIMEOUT_S):
-                answer = await self.post_json("/tokenize", body, request_id)
-        except BadRequest:
-            return None
-        except TimeoutError as error:
-            raise EngineError("the engine does not count tokens any more") from error
-        return int(answer["count"])
+        """Prompt tokens of `messages` in `body`; None where the chat template refuses them. Raises `EngineError`."""
+        async with _counting():
+            return await dialects.count_tokens(self.endpoint.dialect, self._post_for(request_id), body)
 
     async def count_text(self, text: str, request_id: str) -> int:
         """Tokens of a text by itself. Raises `EngineError`."""
-        body = {"prompt": text, "add_special_tokens": False}
         try:
-            async with asyncio.timeout(_COUNT_TIMEOUT_S):
-                return int((await self.post_json("/tokenize", body, request_id))["count"])
-        except (TimeoutError, GatewayError) as error:
-            raise EngineError("the engine does not count tokens any more") from error
+            async with _counting():
+                return await dialects.count_text(self.endpoint.dialect, self._post_for(request_id), text)
+        except GatewayError as refused:
+            raise EngineError("the engine does not count tokens") from refused
 
     async def one_token(self, request_id: str) -> None:
         """Ask for the cheapest sign of life there is. Raises `EngineError` where it does not come."""
+        path, body = smallest_request(self.endpoint.dialect)
         try:
-            await self.post_json("/v1/completions", {"prompt": "Hi", "max_tokens": 1, "temperature": 0}, request_id)
+            await self.answer(path, body, request_id)
         except GatewayError as refused:
-            raise EngineError(f"the engine refuses to answer: {refused.message}") from refused
+            raise EngineError(f"the engine refuses to answer: {refused.code}") from refused
 
     async def steps(self) -> float | None:
         """How many steps the engine has computed; None where it does not say. Raises `EngineError`."""
@@ -119,20 +118,36 @@ class EngineClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
 
+    def _post_for(self, request_id: str) -> dialects.Post:
+        return lambda path, body: self.post_json(path, body, request_id)
+
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        if path.startswith(_ASKING):
+            body = translate(self.endpoint.dialect, body)
         if self.endpoint.model is not None:
             body = {**body, "model": self.endpoint.model}
         try:
             url = self.endpoint.base_url + path
-            response = await self._session.post(url, data=orjson.dumps(body), headers=headers)
+            response = await self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
         async with response:
             if response.status != 200:
                 raise await _refusal(response)
             yield response
+
+
+@asynccontextmanager
+async def _counting() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_COUNT_TIMEOUT_S):
+            yield
+    except TimeoutError as error:
+        raise EngineError("the engine does not count tokens any more") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineError("the engine counts tokens in a way nobody here knows") from error
 
 
 def _series(exposition: str, name: str) -> float | None:
@@ -159,15 +174,16 @@ async def _refusal(response: aiohttp.ClientResponse) -> Exception:
         parsed = orjson.loads(await response.read())
     except (aiohttp.ClientError, orjson.JSONDecodeError):
         parsed = {}
-    message, param, code = _error_fields(parsed if isinstance(parsed, dict) else {})
-    if response.status >= 500 or response.status in (401, 403):
-        return EngineError(f"the engine answered {response.status}")
-    return refusal(response.status, message, param, code)
+    body = parsed if isinstance(parsed, dict) else {}
+    status = status_of(response.status, body)
+    if status >= 500 or status in (401, 403):
+        return EngineError(f"the engine answered {status}")
+    return refusal(status, *error_fields(body))
 
 
-def refusal(status: int, message: str, param: str | None, code: str | None) -> GatewayError:
+def refusal(status: int, message: str, param: str | None = None, code: str | None = None) -> GatewayError:
     """An engine's 4xx as our own. The client's mistake, so no other engine is asked."""
-    if code == "context_length_exceeded" or "maximum context length" in message:
+    if code == "context_length_exceeded":
         return ContextExceeded(message, param=param)
     if status == 404:
         return ModelNotFound(message, param=param)
@@ -176,17 +192,3 @@ def refusal(status: int, message: str, param: str | None, code: str | None) -> G
     if status == 429:
         return QueueFull(message)
     return BadRequest(message, param=param, code=code)
-
-
-def _error_fields(body: dict[str, Any]) -> tuple[str, str | None, str | None]:
-    """Message, param and code from the shapes that engines have: an object, a bare string, or `detail`."""
-    error = body.get("error", body.get("detail"))
-    if isinstance(error, dict):
-        code = error.get("code")
-        param = error.get("param")
-        return (
-            str(error.get("message") or "the engine refused"),
-            str(param) if param is not None else None,
-            code if isinstance(code, str) else None,
-        )
-    return str(error or "the engine refused"), None, None

@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, assert_never
 
-from backends.base import Engine
+from backends.base import Dialect, Engine
+from backends.external import ExternalEngine, ExternalSpec
+from backends.llama_server import LlamaServerSpec, llama_server_engine
 from backends.llamacpp_engine import LlamaCppSpec, llamacpp_engine
-from backends.vllm_server import VllmSpec, vllm_engine
-from gguf_server.settings import EngineSettings, LlamaCppEngineSettings, ServiceSettings, VllmEngineSettings
+from backends.vllm.engine import vllm_engine
+from backends.vllm.memory import CardMemory
+from backends.vllm.spec import VllmSpec
+from gguf_server import gpus
+from gguf_server.settings import (
+    EngineSettings,
+    LlamaCppEngineSettings,
+    LlamaServerEngineSettings,
+    OpenAIEngineSettings,
+    ServiceSettings,
+    VllmEngineSettings,
+)
 
 _MOST_SEQUENCES: Final = 256  # llama.cpp's own limit; who is over it waits inside the worker
 
@@ -23,7 +35,11 @@ def _build_one(engine: EngineSettings, service: ServiceSettings, runtime_dir: Pa
         case LlamaCppEngineSettings():
             return llamacpp_engine(_llamacpp_spec(engine, service, runtime_dir), name=engine.name)
         case VllmEngineSettings():
-            return vllm_engine(_vllm_spec(engine, service), name=engine.name)
+            return vllm_engine(_vllm_spec(engine, service, runtime_dir), name=engine.name, read_card=_card_memory)
+        case LlamaServerEngineSettings():
+            return llama_server_engine(_llama_server_spec(engine, service, runtime_dir), name=engine.name)
+        case OpenAIEngineSettings():
+            return ExternalEngine(_external_spec(engine), name=engine.name)
     assert_never(engine)
 
 
@@ -51,23 +67,74 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
     )
 
 
-def _vllm_spec(engine: VllmEngineSettings, service: ServiceSettings) -> VllmSpec:
+def _vllm_spec(engine: VllmEngineSettings, service: ServiceSettings, runtime_dir: Path) -> VllmSpec:
     return VllmSpec(
         model=engine.model or service.weights or "",
         names=(service.model, *service.aliases),
         max_model_len=service.max_model_len,
         max_num_seqs=engine.max_num_seqs or service.max_concurrent,
         port=service.engine_port or 0,
+        runtime_dir=runtime_dir,
         python=engine.python,
         quantization=engine.quantization,
         tokenizer=engine.tokenizer,
+        hf_config_path=engine.hf_config_path,
+        trust_gguf_architecture=engine.trust_gguf_architecture,
         dtype=engine.dtype,
+        kv_cache_dtype=engine.kv_cache_dtype,
         cuda_device=engine.cuda_device,
         gpu_memory_utilization=engine.gpu_memory_utilization,
+        weights_gib=engine.weights_gib,
+        smaller_preset=engine.smaller_preset,
         enforce_eager=engine.enforce_eager,
         reasoning_parser=engine.reasoning_parser,
         tool_call_parser=engine.tool_call_parser,
         images_per_prompt=engine.images_per_prompt,
         extra_args=engine.extra_args,
         load_timeout_s=engine.load_timeout_s,
+    )
+
+
+def _card_memory(index: int | None) -> CardMemory | None:
+    """Of the card with this index, or of the only one; vLLM itself chooses where there are several."""
+    cards = gpus.read() or []
+    if index is None and len(cards) > 1:
+        return None
+    card = next(iter(cards[index or 0 : (index or 0) + 1]), None)
+    if card is None:
+        return None
+    used, total = card["memory_used_bytes"], card["memory_total_bytes"]
+    return CardMemory(free_bytes=total - used, total_bytes=total)
+
+
+def _llama_server_spec(
+    engine: LlamaServerEngineSettings, service: ServiceSettings, runtime_dir: Path
+) -> LlamaServerSpec:
+    return LlamaServerSpec(
+        weights=service.weights or engine.weights or "",
+        alias=service.model,
+        runtime_dir=runtime_dir,
+        n_ctx=service.max_model_len,
+        binary=engine.binary,
+        mmproj=engine.mmproj,
+        device=engine.device,
+        cuda_device=engine.cuda_device,
+        n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES),
+        n_threads=engine.n_threads,
+        n_gpu_layers=engine.n_gpu_layers,
+        reasoning_format=engine.reasoning_format,
+        chat_template_file=engine.chat_template_file,
+        extra_args=engine.extra_args,
+        load_timeout_s=engine.load_timeout_s,
+    )
+
+
+def _external_spec(engine: OpenAIEngineSettings) -> ExternalSpec:
+    return ExternalSpec(
+        url=engine.url,
+        model=engine.model,
+        api_key_env=engine.api_key_env,
+        api_key_file=engine.api_key_file,
+        dialect=None if engine.dialect == "auto" else Dialect(engine.dialect),
+        start_timeout_s=engine.start_timeout_s,
     )

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
-import orjson
 from aiohttp import web
 
 from gguf_server import events
+from gguf_server.dialect_errors import error_fields, status_of
 from gguf_server.engine_client import EngineError, refusal
 from gguf_server.errors import GatewayError
 
@@ -165,12 +165,9 @@ class EventStream:
 
 def _problem(event: bytes) -> Exception:
     """What an engine's error event amounts to: the client's mistake where it says so, else the engine's failure."""
-    try:
-        error = orjson.loads(event.removeprefix(events.DATA)).get("error")
-    except (orjson.JSONDecodeError, AttributeError):
-        error = None
-    told = error if isinstance(error, dict) else {"message": error}
-    status, message = told.get("code"), str(told.get("message") or "no reason given")
-    if isinstance(status, int) and 400 <= status < 500:
-        return refusal(status, message, told.get("param"), None)
+    body = events.decode(event) or {}
+    error = body.get("error")
+    status = error.get("code") if isinstance(error, dict) else None
+    if isinstance(status, int) and 400 <= (meant := status_of(status, body)) < 500:
+        return refusal(meant, *error_fields(body))
     return EngineError("the engine failed inside this answer")

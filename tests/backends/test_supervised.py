@@ -8,6 +8,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -170,6 +171,17 @@ async def test_engine_that_never_loads_is_given_up_at_the_deadline(make: MakeEng
     assert "still thinking" in caught.value.log_tail
     assert engine.log_tail() == ()
     assert names_in(folder) == []
+
+
+async def test_engine_that_never_loads_says_how_far_it_came(folder: Path) -> None:
+    uds = str(folder / "engine.sock")
+    flags = ("--uds", uds, "--health-503-forever", "--print-before", "still thinking")
+    given = launch(Endpoint("http://localhost", "key", uds), *flags, load_timeout_s=3.0)
+    plan = replace(given, phase=lambda log_tail: f"it said {log_tail[-1]!r}")
+    engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=lambda: plan)
+    with pytest.raises(EngineFailure) as caught:
+        await engine.start()
+    assert caught.value.detail == "not ready after 3 s: it said 'still thinking'"
 
 
 async def test_engine_that_is_healthy_without_answering_is_unhealthy(

@@ -1,9 +1,8 @@
-"""A request's prompt in tokens: template, control tokens kept out of user text, reasoning that is already open."""
+"""A request's prompt in tokens: template, control tokens kept out of user text, an answer that has begun already."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ import orjson
 
 from backends.llamacpp.chat_template import ControlTexts, TemplateError, TemplateRenderer, segments
 from backends.llamacpp.native import Model
-from backends.llamacpp.reasoning import FORMATS, ReasoningFormat, detect_format, ends_inside
+from backends.llamacpp.reasoning import FORMATS, Begun, ReasoningFormat, begun, detect_format
 from backends.openai_schema import ChatCompletionRequest, Message, TokenizeRequest
 
 
@@ -55,29 +54,23 @@ class PromptBuilder:
             await self._renderer.close()
 
     async def chat(self, request: ChatCompletionRequest | TokenizeRequest) -> Prompt:
-        """Raises `TemplateError` and `UnsupportedContent`."""
+        """Raises `TemplateError` and `UnsupportedContent`.
+
+        A final message that is to be continued is not rendered: templates trim it and leave its reasoning out. Its
+        text is put, as it is, behind the generation prompt that the answer began with.
+        """
         if self._renderer is None:
             raise TemplateError("this model has no chat template: use /v1/completions")
         messages = [_plain_message(message) for message in request.messages or ()]
+        final = messages.pop() if request.continue_final_message else None
         masked = self._control.mask({**request.template_kwargs, "messages": messages, "tools": request.tools or None})
-        end_mark = ""
-        if request.continue_final_message:
-            end_mark = f"\ue002{secrets.token_hex(8)}\ue003"
-            _mark_end(masked.value["messages"], end_mark)
-        rendered = await self._renderer.render(
-            {
-                **masked.value,
-                "add_generation_prompt": not request.continue_final_message
-                and request.add_generation_prompt is not False,
-            }
-        )
-        if end_mark:
-            rendered, found, _ = rendered.rpartition(end_mark)
-            if not found:
-                raise TemplateError("the chat template does not show the final message: it cannot be continued")
-        parts = segments(rendered, masked)
+        opens_turn = final is not None or request.add_generation_prompt is not False
+        rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
+        answer = self._begun(rendered, final or {"role": "assistant", "content": ""})
+        # Apart from the template's text, so that nothing merges across the seam: the model wrote it token by token.
+        parts = [*segments(rendered, masked), *answer.pieces]
         tokens = await asyncio.to_thread(self._tokenize_parts, parts)
-        return Prompt(tokens, self._is_inside(rendered, messages[-1], continued=bool(end_mark)))
+        return Prompt(tokens, answer.inside_reasoning)
 
     async def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a raw prompt, control tokens included: fill-in-the-middle prompts are made of them."""
@@ -91,12 +84,19 @@ class PromptBuilder:
             tokens.insert(0, self._model.bos_token)
         return tokens
 
-    def _is_inside(self, rendered: str, last: dict[str, Any], *, continued: bool) -> bool:
-        if self.reasoning is None:
-            return False
-        if continued:
-            return ends_inside(self.reasoning, str(last.get("content") or ""))
-        return rendered.rstrip().endswith(self.reasoning.opening)
+    def _begun(self, rendered: str, final: dict[str, Any]) -> Begun:
+        """How the answer begins behind `rendered`. A model that does not think is told of no thoughts."""
+        if final["role"] != "assistant":
+            raise UnsupportedContent("only an assistant's message can be continued")
+        content: str = final["content"]
+        reasoning = final.get("reasoning_content") or final.get("reasoning") or ""
+        if not isinstance(reasoning, str):
+            raise UnsupportedContent("the reasoning of the message to be continued is not a text")
+        if self.reasoning is not None:
+            return begun(self.reasoning, rendered, reasoning, content)
+        if reasoning and not content:
+            raise UnsupportedContent("this model does not reason: a message that is all reasoning cannot be continued")
+        return Begun(((content, False),), inside_reasoning=False)
 
     def _show_markers(self, format_: ReasoningFormat) -> None:
         """Markers that are control tokens have no text of their own: give them theirs, or they would not be seen."""
@@ -129,8 +129,3 @@ def _text_of(part: dict[str, Any]) -> str:
     if part.get("type") not in ("text", "input_text", "output_text"):
         raise UnsupportedContent(f"this model takes text only, not {str(part.get('type'))[:40]!r}")
     return str(part.get("text") or "")
-
-
-def _mark_end(messages: list[dict[str, Any]], mark: str) -> None:
-    """Put `mark` at the end of the last message, so that the rendered prompt can be cut there."""
-    messages[-1]["content"] = messages[-1]["content"] + mark

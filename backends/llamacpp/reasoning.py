@@ -4,7 +4,8 @@
     think    <think>                </think>      Qwen3 and its distills, DeepSeek R1
     gemma4   <|channel>thought      <channel|>    Gemma 4
 
-A model may open the block itself, or the prompt may end inside one already (the template opened it).
+A model may open the block itself, or the prompt may end inside one already (the template opened it, or the request
+continues a thought). `begun` is the way back: from what was shown of an answer to the text the model had written.
 """
 
 from __future__ import annotations
@@ -24,16 +25,22 @@ class Channel(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ReasoningFormat:
-    """`only_first`: once the answer has begun, the opening marker is text like any other."""
+    """`only_first`: once the answer has begun, the opening marker is text like any other.
+
+    A model writes a line end on the inner side of both markers, and `before_answer` behind the block. `always`: where
+    it has nothing to think, it writes an empty block before its answer.
+    """
 
     opening: str
     closing: str
     only_first: bool
+    before_answer: str
+    always: bool
 
 
 FORMATS: Final = {
-    "think": ReasoningFormat("<think>", "</think>", only_first=True),
-    "gemma4": ReasoningFormat("<|channel>thought", "<channel|>", only_first=False),
+    "think": ReasoningFormat("<think>", "</think>", only_first=True, before_answer="\n\n", always=True),
+    "gemma4": ReasoningFormat("<|channel>thought", "<channel|>", only_first=False, before_answer="", always=False),
 }
 
 
@@ -50,16 +57,63 @@ def ends_inside(format_: ReasoningFormat, tail: str) -> bool:
     return tail.rfind(format_.opening) > tail.rfind(format_.closing)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer's beginning as text behind the generation prompt, in pieces (text, is a marker of the format).
+
+    `inside_reasoning`: the model goes on with a thought.
+    """
+
+    pieces: tuple[tuple[str, bool], ...]
+    inside_reasoning: bool
+
+
+def begun(format_: ReasoningFormat, prompt: str, reasoning: str, content: str) -> Begun:
+    """What a model had written behind `prompt` by the time it had shown `reasoning` and then `content`.
+
+    A thought without content is still open. Blanks that were shown are the model's own; those between a thought, its
+    markers and the answer, which may not have been shown, are put where the model puts them. Content that begins with
+    the opening marker comes from an engine that shows its blocks: it is read as thought and answer.
+    """
+    tail = prompt.rstrip()[-max(len(format_.opening), len(format_.closing)) :]
+    is_open = ends_inside(format_, tail)
+    if not reasoning:
+        reasoning, content = _parted(format_, content)
+    if not reasoning and not content:
+        return Begun((), is_open)
+    if not reasoning and not is_open and (not format_.always or tail.endswith(format_.closing)):
+        return Begun(((content, False),), inside_reasoning=False)
+    pieces = [] if is_open else [(format_.opening, True)]
+    thought = reasoning if is_open or reasoning[:1].isspace() else "\n" + reasoning
+    if not content:
+        return Begun((*pieces, (thought, False)), inside_reasoning=True)
+    end = "" if reasoning[-1:].isspace() else "\n"
+    between = "" if content[0].isspace() else format_.before_answer
+    pieces += [(thought + end, False), (format_.closing, True), (between + content, False)]
+    return Begun(tuple(pieces), inside_reasoning=False)
+
+
+def _parted(format_: ReasoningFormat, content: str) -> tuple[str, str]:
+    """Thought and answer of a text that may begin with a whole or an open block."""
+    text = content.lstrip()
+    if not text.startswith(format_.opening):
+        return "", content
+    thought, closing, answer = text.removeprefix(format_.opening).partition(format_.closing)
+    return (thought.strip() if closing else thought.lstrip()), answer
+
+
 class ReasoningSplitter:
     """Feeds on text in pieces of any size, yields (channel, text) in order.
 
-    White space around the reasoning belongs to neither channel. A block that never closes is reasoning to its end.
+    White space around the reasoning belongs to neither channel; but where the prompt opened the block or holds the
+    beginning of the thought (`starts_inside`), what comes first is shown as it is: it may be the space between two
+    words. A block that never closes is reasoning to its end.
     """
 
     def __init__(self, format_: ReasoningFormat, *, starts_inside: bool = False) -> None:
         self._format = format_
         self._inside = starts_inside
-        self._after_marker = starts_inside
+        self._after_marker = False
         self._answered = False
         self._buffer = ""
 

@@ -11,6 +11,7 @@ from backends.llamacpp.reasoning import (
     Channel,
     ReasoningFormat,
     ReasoningSplitter,
+    begun,
     detect_format,
     ends_inside,
 )
@@ -111,3 +112,54 @@ def test_format_is_known_by_the_markers_in_the_template(template: str, format_: 
 )
 def test_prompt_is_inside_while_its_last_block_is_open(tail: str, inside: bool) -> None:
     assert ends_inside(THINK, tail) is inside
+
+
+words = st.lists(st.sampled_from(["a", "b c", " ", "\n", "\n\n", "<", "<th", "<|", "ink>", "ễ"]), max_size=8).map(
+    "".join
+)
+prompts = st.sampled_from(
+    ["model\n", "<think>\n", "<think>", "<think>\n\n</think>\n\n", "<|channel>thought\n<channel|>"]
+)
+
+
+def plain(text: str) -> str:
+    """`text` without blanks around it, and without markers."""
+    for format_ in (THINK, GEMMA4):
+        text = text.replace(format_.opening, "").replace(format_.closing, "")
+    return text.strip()
+
+
+@given(formats, words, words, st.data())
+@example(THINK, "", "yes", None)
+def test_cut_anywhere_an_answer_is_begun_as_it_was_written_and_its_rest_is_the_rest(
+    format_: ReasoningFormat, thought: str, answer: str, data: st.DataObject | None
+) -> None:
+    thought, answer = plain(thought), plain(answer)
+    block = f"{format_.opening}\n{thought}\n{format_.closing}{format_.before_answer}"
+    written = answer if not thought and not format_.always else block + answer
+    at = data.draw(st.integers(0, len(written))) if data is not None else len(written) - 1
+    shown = {Channel.REASONING: "", Channel.CONTENT: ""}
+    for channel, text in ReasoningSplitter(format_).push(written[:at]):
+        shown[channel] += text
+    start = begun(format_, "model\n", shown[Channel.REASONING], shown[Channel.CONTENT])
+    again = "".join(text for text, _ in start.pieces)
+    assert written.startswith(again)
+    rest = split(format_, [written[len(again) :]], inside=start.inside_reasoning)
+    assert (shown[Channel.REASONING] + rest[0], shown[Channel.CONTENT] + rest[1]) == (thought, answer)
+
+
+@given(formats, prompts, words, words)
+def test_what_was_shown_is_never_changed_and_only_markers_are_the_formats_own(
+    format_: ReasoningFormat, prompt: str, reasoning: str, content: str
+) -> None:
+    reasoning, content = (plain(text) and text for text in (reasoning, content))
+    if any(format_.opening in text or format_.closing in text for text in (reasoning, content)):
+        return
+    start = begun(format_, prompt, reasoning, content)
+    own = [text for text, is_marker in start.pieces if is_marker]
+    assert set(own) <= {format_.opening, format_.closing}
+    theirs = "".join(text for text, is_marker in start.pieces if not is_marker)
+    assert theirs.endswith(content)
+    assert theirs.lstrip("\n").startswith(reasoning.lstrip("\n"))
+    assert len(theirs) - len(reasoning) - len(content) <= 4
+    assert start.inside_reasoning == bool(reasoning and not content) or not (reasoning or content)

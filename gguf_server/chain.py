@@ -76,6 +76,10 @@ class Link:
         self._failed_at_s = now
         self.failed_at = datetime.now(UTC)
 
+    def may_yet_start(self, since: float) -> bool:
+        """Whether it has not failed since then, nor before for good."""
+        return not self._is_hopeless and (self.n_failures == 0 or self._failed_at_s < since)
+
     def view(self) -> LinkView:
         card = ANY_CARD if self.engine.cuda_device is None else self.engine.cuda_device
         return LinkView(
@@ -156,28 +160,29 @@ class EngineChain:
             raise NotReady(f"{self._service}: {why}", retry_after_s=2 if self.is_loading else 10)
         return serving
 
-    def is_up(self, serving: Serving) -> bool:
-        return any(link.serving is serving for link in self.links)
-
     async def acquire(self, tried: Collection[Engine] = ()) -> Serving:
         """The first engine up that was not tried, once there is one. Raises `NoneLeft`. Safe to cancel."""
+        since = asyncio.get_running_loop().time()
         while True:
             for link in self.links:
                 if link.serving is not None and link.engine not in tried:
                     return link.serving
-            if not self._may_come(tried):
+            if not self._may_come(tried, since):
                 raise NoneLeft
             await self._changed.wait()
 
-    def _may_come(self, tried: Collection[Engine]) -> bool:
-        """Whether an engine that was not tried is on its way, or may be once a suspect one is judged."""
+    def _may_come(self, tried: Collection[Engine], since: float) -> bool:
+        """Whether an engine that was not tried is on its way, or may be once a suspect one is judged.
+
+        One that has failed to start since then is not waited for any longer.
+        """
         others = [link for link in self.links if link.engine not in tried]
         if any(link.phase is Phase.STARTING for link in others):
             return True
         up = [link.serving for link in self.links if link.serving is not None]
         if up:
             return any(serving.is_suspect for serving in up)
-        return bool(others) and not self._is_exhausted
+        return any(link.may_yet_start(since) for link in others)
 
     async def run(self) -> None:
         """Keep one engine serving until cancelled, which ends all."""

@@ -1,8 +1,9 @@
 """One request's way through a chain of engines.
 
 A request that an engine failed is asked of the next one: anew where the client has been sent nothing yet, else from
-where the answer stopped. Each engine is asked once; one that is found sound after it failed a request is asked a
-second time where there is no other. What an engine refuses with a 4xx is the client's mistake and final.
+where the answer stopped. Each engine is asked once; where no other is left, the one that serves is asked a second time
+if it was found sound after all, or was started anew. What an engine refuses with a 4xx is the client's mistake and
+final.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from gguf_server import continuation, dialects
 from gguf_server.chain import EngineChain, NoneLeft
 from gguf_server.continuation import Begun, CannotContinue, Seam
 from gguf_server.engine_client import EngineError
-from gguf_server.errors import BadRequest, EngineBroke, GatewayError
+from gguf_server.errors import BadRequest, EngineBroke
 from gguf_server.relay import EventStream, Rewrite
 from gguf_server.service import Prepared
 from gguf_server.serving import Serving
@@ -165,14 +166,13 @@ class Dispatch:
         return serving
 
     def _same_again(self) -> Serving:
-        last = self._last
-        if last is None:
+        if self._last is None:
             self._chain.require()
-            raise GatewayError("no engine is left, and one serves")
-        if self._was_repeated or last.is_suspect or not self._chain.is_up(last):
+        serving = self._chain.serving
+        if serving is None or serving.is_suspect or self._was_repeated:
             raise EngineBroke("the engine failed inside this request, and no other could take it")
         self._was_repeated = True
-        return last
+        return serving
 
     def _note_failure(self, serving: Serving, error: EngineError) -> None:
         serving.failed()

@@ -151,7 +151,7 @@ class Serving:
     async def _examine(self, ended: asyncio.Task[EngineFailure], rules: FailoverSettings) -> EngineFailure | None:
         """A failure to give it up for, or None where it works."""
         if self.n_failures >= rules.max_failures:
-            return Hang(FailureReason.UNHEALTHY, f"{self.n_failures} requests in a row failed")
+            return EngineFailure(FailureReason.UNHEALTHY, f"{self.n_failures} requests in a row failed")
         probe = asyncio.create_task(self._probe(rules.probe_timeout_s))
         await asyncio.wait((ended, probe), return_when=asyncio.FIRST_COMPLETED)
         if ended.done():

@@ -103,7 +103,9 @@ class VllmEngineSettings(Strict):
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     images_per_prompt: int = Field(0, ge=0)
-    extra_args: tuple[str, ...] = Field((), description="Further arguments; they go before those of the gateway.")
+    extra_args: tuple[str, ...] = Field(
+        (), description="Further arguments of `vllm serve`; they win over the gateway's."
+    )
     load_timeout_s: float = Field(900.0, gt=0)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gguf_server.settings import FailoverSettings
 from tests.gguf_server.gateway import SOON, Reply, gateway
 
 N_WORDS = 30

@@ -79,8 +79,8 @@ class Dialect(StrEnum):
 class Endpoint:
     """Where a running engine answers: `base_url` has no trailing slash; `uds_path` goes before its host and port.
 
-    `model` is what the engine wants to read in `model`; None: whatever the service calls it. `steps_metric` names the
-    series of its `/metrics` that grows with each step it computes, prompts included; None where there is none.
+    `model` is what the engine wants to read in `model`; None: whatever the service calls it. `steps_metrics` names
+    series of its `/metrics`, one of which at least changes with each step it computes, prompts included.
     `continues_reasoning`: an assistant's last message with `reasoning_content` alone is gone on with as reasoning.
     """
 
@@ -89,7 +89,7 @@ class Endpoint:
     uds_path: str | None = None
     dialect: Dialect = Dialect.VLLM
     model: str | None = None
-    steps_metric: str | None = None
+    steps_metrics: tuple[str, ...] = ()
     continues_reasoning: bool = False
 
 

@@ -27,7 +27,7 @@ from weights.refs import WeightsMissing, resolve
 _ALL_LAYERS = "999"  # understood by every release; "all" is newer
 _ERRORS_ONLY = 1  # its warnings repeat what a client sent
 _ASK_LIMIT_S = 30.0
-_STEPS = "llamacpp:n_decode_total"
+_STEPS = ("llamacpp:n_decode_total",)
 # Every release knows one of these names, and none minds the others.
 _NO_PAGE = {"LLAMA_ARG_UI": "0", "LLAMA_ARG_WEBUI": "0", "LLAMA_ARG_NO_WEBUI": "1"}
 
@@ -108,7 +108,7 @@ def launch_plan(spec: LlamaServerSpec) -> LaunchPlan:
             key,
             str(socket),
             dialect=Dialect.LLAMA_SERVER,
-            steps_metric=_STEPS,
+            steps_metrics=_STEPS,
             continues_reasoning=True,
         ),
         served_model=spec.alias,

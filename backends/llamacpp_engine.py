@@ -83,7 +83,7 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
         argv=argv(spec, model=model, socket=socket),
         env=environment(spec, key, os.environ),
         endpoint=Endpoint(
-            "http://localhost", key, str(socket), steps_metric="gguf_worker_steps_total", continues_reasoning=True
+            "http://localhost", key, str(socket), steps_metrics=("gguf_worker_steps_total",), continues_reasoning=True
         ),
         served_model=spec.alias,
         load_timeout_s=spec.load_timeout_s,

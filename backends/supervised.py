@@ -21,6 +21,7 @@ from backends.readiness import NoAnswer, first_token, open_session
 
 _HEALTH_LIMIT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_GROWTH = 0.05, 0.5, 1.3
+_GATEWAY_PREFIX = "GGUF_SERVER_"
 _DYING_S = 6.0  # vLLM answers 500 first and ends 3 to 5 s later, with the cause in its log
 
 
@@ -217,7 +218,7 @@ class SupervisedEngine:
 
     async def _load(self, plan: LaunchPlan) -> ChildProcess:
         try:
-            child = self._child = ChildProcess.start(self._name, plan.argv, plan.env)
+            child = self._child = ChildProcess.start(self._name, plan.argv, _without_secrets(plan.env))
         except OSError as error:
             raise EngineFailure(FailureReason.CRASHED, f"no process could be made: {error}") from error
         try:
@@ -281,6 +282,11 @@ class SupervisedEngine:
         await child.stop(self._stop_grace_s if grace_s is None else grace_s)
         self._child = None
         _remove_socket(self._endpoint)
+
+
+def _without_secrets(env: Mapping[str, str]) -> dict[str, str]:
+    """The gateway's own settings hold its clients' keys, which are no engine's business."""
+    return {name: value for name, value in env.items() if not name.startswith(_GATEWAY_PREFIX)}
 
 
 def _remove_socket(endpoint: Endpoint | None) -> None:

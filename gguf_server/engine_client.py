@@ -104,19 +104,23 @@ class EngineClient:
         except GatewayError as refused:
             raise EngineError(f"the engine refuses to answer: {refused.code}") from refused
 
-    async def steps(self) -> float | None:
-        """How many steps the engine has computed; None where it does not say. Raises `EngineError`."""
-        name = self.endpoint.steps_metric
-        if name is None:
-            return None
+    async def steps(self) -> tuple[float, ...]:
+        """Figures of which one at least changes with each step; none where it does not say.
+
+        Raises `EngineError`, and TimeoutError where it hangs.
+        """
+        names = self.endpoint.steps_metrics
+        if not names:
+            return ()
         try:
             async with (
                 asyncio.timeout(_METRICS_TIMEOUT_S),
-                self._session.get(self.endpoint.base_url + "/metrics") as response,
+                self._session.get(self.endpoint.base_url + "/metrics", allow_redirects=False) as response,
             ):
-                return _series(await response.text(errors="replace"), name)
-        except (aiohttp.ClientError, TimeoutError) as error:
+                text = await response.text(errors="replace")
+        except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
+        return tuple(_series(text, name) for name in names)
 
     def _post_for(self, request_id: str) -> dialects.Post:
         return lambda path, body: self.post_json(path, body, request_id)
@@ -150,13 +154,13 @@ async def _counting() -> AsyncIterator[None]:
         raise EngineError("the engine counts tokens in a way nobody here knows") from error
 
 
-def _series(exposition: str, name: str) -> float | None:
+def _series(exposition: str, name: str) -> float:
     """The sum over all label sets of one series in Prometheus' text format."""
     found = [line.rpartition(" ")[2] for line in exposition.splitlines() if line.startswith((f"{name} ", f"{name}{{"))]
     try:
-        return sum(map(float, found)) if found else None
+        return sum(map(float, found))
     except ValueError:
-        return None
+        return 0.0
 
 
 async def _read(response: aiohttp.ClientResponse, heard: Callable[[], None]) -> AsyncIterator[bytes]:

@@ -166,21 +166,17 @@ class Serving:
 
     async def _probe(self, timeout_s: float) -> EngineFailure | None:
         """What is wrong with it, if something is."""
-        n_steps = await self._steps()
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.client.one_token(_PROBE_ID)
+            before = await self.client.steps()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.client.one_token(_PROBE_ID)
+            except TimeoutError:
+                if await self.client.steps() == before:
+                    raise
         except TimeoutError:
-            if n_steps is not None and await self._steps() not in (None, n_steps):
-                return None
             detail = f"it hangs: no token within {timeout_s:g} s, and no step computed meanwhile"
             return Hang(FailureReason.UNHEALTHY, detail)
         except EngineError as error:
             return EngineFailure(FailureReason.UNHEALTHY, str(error))
         return None
-
-    async def _steps(self) -> float | None:
-        try:
-            return await self.client.steps()
-        except EngineError:
-            return None

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from backends.llamacpp.engine import LlamaEngine
-from backends.llamacpp.reasoning import Channel, ReasoningSplitter
+from backends.llamacpp.prompts import Prompt
+from backends.llamacpp.reasoning import Channel, ReasoningFormat, ReasoningSplitter
 from backends.llamacpp.responses import Usage
 from backends.llamacpp.step_loop import Delta, Finish, Generation
 
 
 class Choices:
-    """The generations of one request: what is split off them as reasoning, how they ended, what they used."""
+    """The generations of one request: what is split off them as reasoning, how they ended, what they used.
 
-    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, split: bool, inside: bool) -> None:
+    `chat` is the prompt of a chat, whose answers may hold reasoning; None for texts, which are shown as they are.
+    """
+
+    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, chat: Prompt | None) -> None:
         self.engine = engine
         self.generations = generations
-        format_ = engine.prompts.reasoning if split else None
-        self._splitters = [
-            ReasoningSplitter(format_, starts_inside=inside) if format_ is not None else None for _ in generations
-        ]
+        self._splitters = [_splitter(engine.prompts.reasoning, chat) for _ in generations]
         self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
         self._n_generated = [0] * len(generations)
         self._n_reused = [0] * len(generations)
@@ -37,3 +38,15 @@ class Choices:
         """A prompt that several choices share is counted once, as OpenAI does."""
         prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
         return Usage(sum(prompts.values()), sum(self._n_generated), max(self._n_reused))
+
+
+def _splitter(format_: ReasoningFormat | None, prompt: Prompt | None) -> ReasoningSplitter | None:
+    if format_ is None or prompt is None:
+        return None
+    has_begun = prompt.n_begun_tokens > 0
+    return ReasoningSplitter(
+        format_,
+        starts_inside=prompt.inside_reasoning,
+        after_marker=prompt.inside_reasoning and not has_begun,
+        answered=has_begun and not prompt.inside_reasoning,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import orjson
 
 from backends.llamacpp.chat_template import ControlTexts, TemplateError, TemplateRenderer, segments
+from backends.llamacpp.healing import Healing, PieceTable
 from backends.llamacpp.native import Model
 from backends.llamacpp.reasoning import FORMATS, Begun, ReasoningFormat, begun, detect_format
 from backends.openai_schema import ChatCompletionRequest, Message, TokenizeRequest
@@ -21,10 +23,16 @@ class UnsupportedContent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`inside_reasoning`: what the model says first continues a reasoning block that the prompt opened."""
+    """`inside_reasoning`: what the model says first continues a reasoning block that the prompt opened.
+
+    The last `n_begun_tokens` are those of an answer, or a thought, that is to be continued; `healing` where the very
+    last of them may have been written otherwise.
+    """
 
     tokens: list[int]
     inside_reasoning: bool = False
+    n_begun_tokens: int = 0
+    healing: Healing | None = None
 
 
 class PromptBuilder:
@@ -42,8 +50,9 @@ class PromptBuilder:
         }
         self._renderer = TemplateRenderer(template, specials) if template else None
         self._control = ControlTexts(model.control_texts())
-        if self.reasoning is not None:
-            self._show_markers(self.reasoning)
+        self._markers = self._show_markers(self.reasoning) if self.reasoning is not None else frozenset()
+        self._table: PieceTable | None = None
+        self._table_lock = threading.Lock()
 
     async def start(self) -> None:
         if self._renderer is not None:
@@ -67,22 +76,40 @@ class PromptBuilder:
         opens_turn = final is not None or request.add_generation_prompt is not False
         rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
         answer = self._begun(rendered, final or {"role": "assistant", "content": ""})
-        # Apart from the template's text, so that nothing merges across the seam: the model wrote it token by token.
-        parts = [*segments(rendered, masked), *answer.pieces]
-        tokens = await asyncio.to_thread(self._tokenize_parts, parts)
-        return Prompt(tokens, answer.inside_reasoning)
+        return await asyncio.to_thread(self._prompt, segments(rendered, masked), answer)
 
     async def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a raw prompt, control tokens included: fill-in-the-middle prompts are made of them."""
         return await asyncio.to_thread(self._model.tokenize, text, add_special=add_special, parse_special=True)
 
-    def _tokenize_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
-        tokens: list[int] = []
-        for text, is_template in parts:
-            tokens += self._model.tokenize(text, parse_special=is_template)
+    def _prompt(self, parts: Sequence[tuple[str, bool]], answer: Begun) -> Prompt:
+        """Tokens of the template's `parts` and, apart from them, of the answer: nothing merges where it begins."""
+        tokens = self._tokenize_parts(parts)
         if self._model.adds_bos and tokens[:1] != [self._model.bos_token]:
             tokens.insert(0, self._model.bos_token)
+        begun_tokens = self._tokenize_parts(answer.pieces)
+        healing = self._healing(begun_tokens[-1]) if tokens and begun_tokens else None
+        return Prompt(tokens + begun_tokens, answer.inside_reasoning, len(begun_tokens), healing)
+
+    def _tokenize_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """`parts`: (text, whether control tokens are read in it)."""
+        tokens: list[int] = []
+        for text, parse_special in parts:
+            tokens += self._model.tokenize(text, parse_special=parse_special)
         return tokens
+
+    def _healing(self, last: int) -> Healing | None:
+        """How to say the last token of a begun answer again; None for one that is not text."""
+        if not self._is_text(last):
+            return None
+        with self._table_lock:
+            if self._table is None:
+                tokens = filter(self._is_text, range(self._model.n_vocab))
+                self._table = PieceTable((token, self._model.piece(token)) for token in tokens)
+            return Healing(self._model.piece(last), self._table)
+
+    def _is_text(self, token: int) -> bool:
+        return token not in self._markers and token not in self._model.eog_tokens and self._model.piece(token) != b""
 
     def _begun(self, rendered: str, final: dict[str, Any]) -> Begun:
         """How the answer begins behind `rendered`. A model that does not think is told of no thoughts."""
@@ -98,12 +125,19 @@ class PromptBuilder:
             raise UnsupportedContent("this model does not reason: a message that is all reasoning cannot be continued")
         return Begun(((content, False),), inside_reasoning=False)
 
-    def _show_markers(self, format_: ReasoningFormat) -> None:
-        """Markers that are control tokens have no text of their own: give them theirs, or they would not be seen."""
+    def _show_markers(self, format_: ReasoningFormat) -> frozenset[int]:
+        """Markers that are control tokens have no text of their own: give them theirs, or they would not be seen.
+
+        Returns the tokens that stand for nothing but a marker.
+        """
+        markers = set()
         for marker in (format_.opening, format_.closing):
-            for token in self._model.tokenize(marker, parse_special=True):
-                if not self._model.piece(token):
-                    self._model.show_token(token)
+            tokens = self._model.tokenize(marker, parse_special=True)
+            hidden = [token for token in tokens if not self._model.piece(token)]
+            for token in hidden:
+                self._model.show_token(token)
+            markers.update(tokens if len(tokens) == 1 else hidden)
+        return frozenset(markers)
 
 
 def _plain_message(message: Message) -> dict[str, Any]:

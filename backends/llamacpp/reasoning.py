@@ -84,7 +84,8 @@ def begun(format_: ReasoningFormat, prompt: str, reasoning: str, content: str) -
     if not reasoning and not is_open and (not format_.always or tail.endswith(format_.closing)):
         return Begun(((content, False),), inside_reasoning=False)
     pieces = [] if is_open else [(format_.opening, True)]
-    thought = reasoning if is_open or reasoning[:1].isspace() else "\n" + reasoning
+    is_on_new_line = (is_open and prompt[-1:].isspace()) or reasoning[:1].isspace()
+    thought = reasoning if is_on_new_line else "\n" + reasoning
     if not content:
         return Begun((*pieces, (thought, False)), inside_reasoning=True)
     end = "" if reasoning[-1:].isspace() else "\n"
@@ -105,16 +106,25 @@ def _parted(format_: ReasoningFormat, content: str) -> tuple[str, str]:
 class ReasoningSplitter:
     """Feeds on text in pieces of any size, yields (channel, text) in order.
 
-    White space around the reasoning belongs to neither channel; but where the prompt opened the block or holds the
-    beginning of the thought (`starts_inside`), what comes first is shown as it is: it may be the space between two
-    words. A block that never closes is reasoning to its end.
+    White space around the reasoning belongs to neither channel. A block that never closes is reasoning to its end.
+
+    `starts_inside`: the prompt ends in a thought. What comes first is shown as it is, for it may be the space between
+    two words; unless the marker is all there is of the thought (`after_marker`). `answered`: the prompt ends in an
+    answer that has begun.
     """
 
-    def __init__(self, format_: ReasoningFormat, *, starts_inside: bool = False) -> None:
+    def __init__(
+        self,
+        format_: ReasoningFormat,
+        *,
+        starts_inside: bool = False,
+        after_marker: bool = False,
+        answered: bool = False,
+    ) -> None:
         self._format = format_
         self._inside = starts_inside
-        self._after_marker = False
-        self._answered = False
+        self._after_marker = after_marker
+        self._answered = answered
         self._buffer = ""
 
     def push(self, text: str) -> Iterator[tuple[Channel, str]]:

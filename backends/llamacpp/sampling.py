@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from backends.llamacpp.healing import Seam
+
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
@@ -41,10 +43,19 @@ class Sampler:
     """Sampling state of one sequence: its random stream and what it has said so far.
 
     The random stream is the sequence's own and moves by one draw a token, so that a seed gives the same text whoever
-    else is in the batch.
+    else is in the batch. `said_tokens` follow the prompt: for the penalties, this sequence has generated them.
+    While there is a `seam`, only tokens that it allows come, and they are none of those that `min_tokens` asks for.
     """
 
-    def __init__(self, params: SamplingParams, prompt_tokens: Iterable[int], eog_tokens: frozenset[int]) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_tokens: Iterable[int],
+        eog_tokens: frozenset[int],
+        *,
+        said_tokens: Iterable[int] = (),
+        seam: Seam | None = None,
+    ) -> None:
         self.params = params
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -54,13 +65,16 @@ class Sampler:
         self._bias = np.fromiter(params.logit_bias.values(), np.float32)
         penalised = params.repetition_penalty != 1.0 or params.presence_penalty or params.frequency_penalty
         self._seen = _SeenTokens(prompt_tokens if params.repetition_penalty != 1.0 else ()) if penalised else None
+        if self._seen is not None:
+            for token in said_tokens:
+                self._seen.count(token)
+        self._takes_largest = params.temperature == 0 and self._seen is None and not self._bias_ids.size
+        self.seam = seam
 
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is just the largest logit."""
-        return (
-            self.params.temperature == 0 and self._seen is None and not self._bias_ids.size and not self._eog_is_banned
-        )
+        return self._takes_largest and self.seam is None and not self._eog_is_banned
 
     @property
     def _eog_is_banned(self) -> bool:
@@ -74,14 +88,19 @@ class Sampler:
             logits[self._bias_ids] += self._bias
         if self._seen is not None:
             self._seen.penalise(logits, self.params)
-        if self.params.temperature == 0:
-            return int(logits.argmax())
-        return self._draw(logits)
+        if self.seam is None:
+            return self._choose(logits)
+        allowed = self.seam.allowed()
+        return int(allowed[self._choose(logits[allowed])])
 
     def accept(self, token: int) -> None:
-        self._n_generated += 1
+        if self.seam is None:
+            self._n_generated += 1
         if self._seen is not None:
             self._seen.count(token)
+
+    def _choose(self, logits: Float32Array) -> int:
+        return int(logits.argmax()) if self.params.temperature == 0 else self._draw(logits)
 
     def _draw(self, logits: Float32Array) -> int:
         params = self.params

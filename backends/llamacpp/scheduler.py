@@ -23,7 +23,10 @@ MIN_REUSE_TOKENS = 64
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One answer being made. `tokens` is the prompt, then what was generated; the first `n_past` are in the cache."""
+    """One answer being made. `tokens` is the prompt, then what was generated; the first `n_past` are in the cache.
+
+    `n_repeated_tokens` of the generated ones say again what the prompt's text had said already: they do not count.
+    """
 
     tokens: list[int]
     n_prompt_tokens: int
@@ -31,10 +34,11 @@ class Sequence:
     seq_id: int | None = None
     n_past: int = 0
     n_reused_tokens: int = 0
+    n_repeated_tokens: int = 0
 
     @property
     def n_generated_tokens(self) -> int:
-        return len(self.tokens) - self.n_prompt_tokens
+        return len(self.tokens) - self.n_prompt_tokens - self.n_repeated_tokens
 
     @property
     def n_pending_tokens(self) -> int:
@@ -43,7 +47,7 @@ class Sequence:
 
     @property
     def is_decoding(self) -> bool:
-        return self.n_pending_tokens == 1 and self.n_generated_tokens > 0
+        return self.n_pending_tokens == 1 and len(self.tokens) > self.n_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -124,9 +125,9 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     _check_model(request, body.model)
     requests.refuse_unsupported(body)
     prompt = await _chat_prompt(request, body)
-    generations = _generations(request, body, prompt.tokens, body.token_budget)
+    generations = _generations(request, body, prompt, body.token_budget)
     shape = ChatShape(body.model or request.app[OPTIONS].aliases[0])
-    return await _answer(request, body, generations, shape, inside_reasoning=prompt.inside_reasoning)
+    return await _answer(request, body, generations, shape, chat=prompt)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -135,7 +136,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     requests.refuse_unsupported(body)
     generations = []
     for prompt in await _text_prompts(request, body):
-        generations += _generations(request, body, prompt, body.max_tokens or 16)  # OpenAI's default
+        generations += _generations(request, body, Prompt(prompt), body.max_tokens or 16)  # OpenAI's default
     return await _answer(request, body, generations, TextShape(body.model or request.app[OPTIONS].aliases[0]))
 
 
@@ -164,9 +165,9 @@ async def _answer(
     generations: list[Generation],
     shape: Shape,
     *,
-    inside_reasoning: bool = False,
+    chat: Prompt | None = None,
 ) -> web.StreamResponse:
-    choices = Choices(request.app[ENGINE], generations, split=isinstance(shape, ChatShape), inside=inside_reasoning)
+    choices = Choices(request.app[ENGINE], generations, chat=chat)
     try:
         if body.stream:
             return await _stream(request, choices, shape, with_usage=body.wants_usage)
@@ -243,10 +244,11 @@ async def _text_prompts(request: web.Request, body: CompletionRequest) -> list[l
 
 
 def _generations(
-    request: web.Request, body: GenerationRequest, prompt: list[int], max_tokens: int | None
+    request: web.Request, body: GenerationRequest, prompt: Prompt, max_tokens: int | None
 ) -> list[Generation]:
     loaded = request.app[ENGINE].loaded
-    return requests.generations(body, prompt, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
+    made = requests.generations(body, prompt.tokens, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
+    return [replace(one, n_begun_tokens=prompt.n_begun_tokens, healing=prompt.healing) for one in made]
 
 
 def _check_token_ids(request: web.Request, tokens: list[int], param: str) -> None:

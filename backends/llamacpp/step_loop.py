@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from backends.llamacpp.detokenizer import TextStream
+from backends.llamacpp.healing import Healing, Seam
 from backends.llamacpp.native import Context, DecodeError, Model
 from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
 from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
@@ -34,12 +35,18 @@ class Finish(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What is asked for: a prompt in tokens and how to go on from it."""
+    """What is asked for: a prompt in tokens and how to go on from it.
+
+    The last `n_begun_tokens` of the prompt are the answer's own beginning. With `healing` the very last is not read
+    but said again, which neither shows nor counts.
+    """
 
     prompt: list[int]
     max_tokens: int
     sampling: SamplingParams
     stops: tuple[str, ...] = ()
+    n_begun_tokens: int = 0
+    healing: Healing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +190,14 @@ class StepLoop:
                     return False
 
     def _begin(self, generation_id: int, generation: Generation) -> None:
-        sequence = Sequence(list(generation.prompt), len(generation.prompt), generation.max_tokens)
-        sampler = Sampler(generation.sampling, generation.prompt, self.model.eog_tokens)
+        n_before = len(generation.prompt) - generation.n_begun_tokens
+        prompt, seam = list(generation.prompt), None
+        if generation.healing is not None:
+            prompt, seam = prompt[:-1], generation.healing.begin()
+        sequence = Sequence(prompt, len(prompt), generation.max_tokens)
+        sampler = Sampler(
+            generation.sampling, prompt[:n_before], self.model.eog_tokens, said_tokens=prompt[n_before:], seam=seam
+        )
         answer = _Answer(generation_id, generation, sampler, TextStream(generation.stops), sequence)
         self._answers[sequence] = self._by_id[generation_id] = answer
         self.scheduler.submit(sequence)
@@ -256,12 +269,15 @@ class StepLoop:
         sequence = answer.sequence
         sequence.tokens.append(token)
         answer.sampler.accept(token)
+        piece = self.model.piece(token)
+        if (seam := answer.sampler.seam) is not None:
+            piece = self._repeat(answer, seam, piece)
         n_generated = sequence.n_generated_tokens
         finish: Finish | None = None
         if token in self.model.eog_tokens and not answer.generation.sampling.ignore_eos:
             text, finish = answer.text.finish(), Finish.STOP
         else:
-            text = answer.text.push(self.model.piece(token))
+            text = answer.text.push(piece)
             if answer.text.stopped:
                 finish = Finish.STOP
             elif n_generated >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
@@ -269,6 +285,15 @@ class StepLoop:
         if finish is not None:
             self._end(answer)
         return Delta(answer.generation_id, text, n_generated, finish, sequence.n_reused_tokens)
+
+    @staticmethod
+    def _repeat(answer: _Answer, seam: Seam, piece: bytes) -> bytes:
+        """An answer's token that says its beginning again: what of it is new. The seam ends where all is said."""
+        answer.sequence.n_repeated_tokens += 1
+        new = seam.take(piece)
+        if not seam.rest:
+            answer.sampler.seam = None
+        return new
 
     def _recover(self, error: DecodeError) -> list[Delta]:
         """A step was not computed. The cache is out of room: make some. Else: everybody in it has lost their cells."""

@@ -25,7 +25,9 @@ from backends.vllm.spec import VllmSpec
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-_STEPS = "vllm:kv_cache_usage_perc"  # moves with each piece of a prompt; the counters stand still until its end
+# The counter stands still until a prompt's end, but the use of the cache moves with each piece of it; while answers are
+# written that moves once in a block only.
+_STEPS = ("vllm:kv_cache_usage_perc", "vllm:iteration_tokens_total_count")
 
 
 def _no_card(_: int | None) -> None:
@@ -61,7 +63,7 @@ def launch_plan(spec: VllmSpec, *, read_card: ReadCard = _no_card) -> LaunchPlan
     return LaunchPlan(
         argv=argv(spec, python=python, model=model, listen=listen),
         env=environment(spec, key, os.environ, plugins=plugin),
-        endpoint=Endpoint(base_url, key, uds_path, dialect=Dialect.VLLM, steps_metric=_STEPS),
+        endpoint=Endpoint(base_url, key, uds_path, dialect=Dialect.VLLM, steps_metrics=_STEPS),
         served_model=spec.names[0],
         load_timeout_s=spec.load_timeout_s,
         classify=classify,

@@ -8,6 +8,7 @@ with when its engine process has died.
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable
 from typing import Final
 
@@ -88,15 +89,20 @@ def _explain(exit_code: int, log_tail: tuple[str, ...]) -> tuple[FailureReason, 
     for pattern, reason in _FAILURES:
         if line := _last_match(re.compile(pattern), lines):
             return reason, line
-    how = exit_in_words(exit_code)
+    how = _ended(exit_code)
     if exit_code == 2:
         return FailureReason.INVALID_SETTINGS, _last_match(re.compile(r"\berror: "), lines) or how
     if killed := next((found for line in lines if (found := _KILLED.search(line))), None):
-        return FailureReason.CRASHED, f"its engine process was {exit_in_words(int(killed[1]))}"
+        return FailureReason.CRASHED, f"its engine process was {_ended(int(killed[1]))}"
     if any(_DIED.search(line) for line in lines):
         how = f"its engine process died, and it {how}"
     cause = _last_match(_CAUSE, _causes(by_engine)) or _last_match(_CAUSE, _causes(by_others))
     return FailureReason.CRASHED, f"{how}: {cause}" if cause else how
+
+
+def _ended(exit_code: int) -> str:
+    how = exit_in_words(exit_code)
+    return f"{how}, perhaps by the kernel for memory" if exit_code == -signal.SIGKILL else how
 
 
 def _telling(log_tail: tuple[str, ...]) -> tuple[list[str], list[str]]:

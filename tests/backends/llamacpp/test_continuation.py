@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 import pytest
 
+from backends.llamacpp.choices import Choices
+from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.prompts import Prompt
+from backends.llamacpp.reasoning import FORMATS, Channel
+from backends.llamacpp.sampling import SamplingParams
+from backends.llamacpp.step_loop import Delta, Finish, Generation
 from tests.backends.llamacpp.worker import Client, Streamed, Worker, assistant, started, user
 
 CHAT = "/v1/chat/completions"
@@ -234,13 +241,53 @@ async def test_thought_goes_on_inside_its_block_and_the_answer_behind_it(
 @pytest.mark.parametrize("trimming", ["think"], indirect=True)
 async def test_thought_that_the_template_opened_goes_on(trimming: tuple[Worker, str]) -> None:
     worker, _ = trimming
-    body = {"max_tokens": 16, "enable_thinking": True, **GREEDY}
-    messages = [*QUESTIONS["english"], QUESTIONS["english"][0]]
+    body: dict[str, Any] = {"max_tokens": 16, "enable_thinking": True, **GREEDY}
+    messages = [*QUESTIONS["vietnamese"], QUESTIONS["vietnamese"][0]]
     async with worker.client() as client:
+        # Models that were taught to think write no second line end behind the template's; it would not be shown.
+        body["logit_bias"] = {str(await token_of(client, end)): -100 for end in ("\n", "\n\n")}
         undisturbed = await client.stream(CHAT, {"messages": messages, **body})
         pieces = undisturbed.pieces(key="reasoning_content")
-        shown = "".join(pieces[:6])
-        n_new = 16 - len(await client.tokens_of(shown))
-        rest = await client.stream(CHAT, continued(messages, shown, "", **{**body, "max_tokens": n_new}))
-    assert shown + rest.text(key="reasoning_content") == "".join(pieces)
-    assert undisturbed.text() == rest.text() == ""
+        for n_shown in range(1, len(pieces)):
+            shown = "".join(pieces[:n_shown])
+            n_new = 16 - len(await client.tokens_of(shown))
+            rest = await client.stream(CHAT, continued(messages, shown, "", **{**body, "max_tokens": n_new}))
+            assert shown + rest.text(key="reasoning_content") == "".join(pieces)
+            assert undisturbed.text() == rest.text() == ""
+
+
+def channels(format_: str, prompt: Prompt, text: str) -> tuple[str, str]:
+    """(reasoning, content) of a whole answer to `prompt`, which came character by character."""
+    engine = cast(LlamaEngine, SimpleNamespace(prompts=SimpleNamespace(reasoning=FORMATS[format_])))
+    choices = Choices(engine, [Generation(prompt.tokens, 99, SamplingParams())], chat=prompt)
+    said = {Channel.REASONING: "", Channel.CONTENT: ""}
+    for n, character in enumerate(text, start=1):
+        for channel, piece in choices.take(0, Delta(0, character, n, Finish.STOP if n == len(text) else None)):
+            said[channel] += piece
+    return said[Channel.REASONING], said[Channel.CONTENT]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_blank_behind_a_marker_is_no_part_of_a_thought_but_blanks_inside_one_are(format_: str) -> None:
+    closing = FORMATS[format_].closing
+    text = f"\n so\n{closing}\n\nyes"
+    assert channels(format_, Prompt([1], inside_reasoning=True), text) == ("so", "yes")
+    assert channels(format_, Prompt([1, 2], inside_reasoning=True, n_begun_tokens=1), text) == ("\n so", "yes")
+    assert channels(format_, Prompt([1, 2], n_begun_tokens=1), "\n\n yes") == ("", "\n\n yes")
+
+
+def test_marker_opens_a_thought_in_a_fresh_answer_and_is_text_in_a_begun_one() -> None:
+    text = "\n<think>\nso\n</think>\nyes"
+    assert channels("think", Prompt([1]), text) == ("so", "yes")
+    assert channels("think", Prompt([1, 2], n_begun_tokens=1), text) == ("", text)
+
+
+@pytest.mark.parametrize("thinker", ["think"], indirect=True)
+async def test_answer_that_speaks_of_markers_goes_on_as_an_answer(thinking: Client) -> None:
+    answer = "Write <think> first, then </think> at last."
+    messages = [*[user("How?"), assistant(f"<think>\n\n</think>\n\n{answer}")] * 3, user("How?")]
+    undisturbed = await thinking.stream(CHAT, {"messages": messages, "max_tokens": 60, "temperature": 0})
+    assert (undisturbed.text(key="reasoning_content"), undisturbed.text()) == ("", answer)
+    for reasoning, content in dict.fromkeys(beginnings(undisturbed)):
+        rest = await thinking.stream(CHAT, continued(messages, reasoning, content, max_tokens=60, temperature=0))
+        assert (rest.text(key="reasoning_content"), content + rest.text()) == ("", answer)

@@ -113,6 +113,10 @@ class Engine(Protocol):
         """Index of its card; None: any of them, or none."""
 
     @property
+    def pid(self) -> int | None:
+        """Of the process group that is its own; None where there is none."""
+
+    @property
     def state(self) -> EngineState: ...
 
     @property

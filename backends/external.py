@@ -68,6 +68,10 @@ class ExternalEngine:
         return None
 
     @property
+    def pid(self) -> int | None:
+        return None
+
+    @property
     def state(self) -> EngineState:
         return self._state
 

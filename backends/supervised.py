@@ -93,6 +93,10 @@ class SupervisedEngine:
         return self._cuda_device
 
     @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    @property
     def state(self) -> EngineState:
         return self._state
 

@@ -108,6 +108,7 @@ def _describe(link: Link) -> dict[str, Any]:
         "kind": link.engine.kind,
         "device": link.engine.device,
         "state": link.engine.state,
+        "pid": link.engine.pid,
         "since": link.since.isoformat(),
         "starts": link.n_starts,
         "load_s": link.load_s,

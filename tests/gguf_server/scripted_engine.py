@@ -15,6 +15,7 @@ class ScriptedEngine:
         self.kind = kind
         self.device = "cpu"
         self.cuda_device: int | None = None
+        self.pid: int | None = None
         self.state = EngineState.STOPPED
         self.failure: EngineFailure | None = None
         self.endpoint = Endpoint("http://127.0.0.1:9", "key")

@@ -17,13 +17,10 @@ from typing import Final
 from backends.llamacpp.detokenizer import TextStream
 from backends.llamacpp.healing import Healing, Seam
 from backends.llamacpp.native import Context, DecodeError, Model
+from backends.llamacpp.pace import Pace
 from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
 from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
 
-PROMPT_STEP_S: Final = 0.25
-"""A step with prompt pieces in it should take about this long: the longest gap a running answer is made to wait."""
-
-MIN_PROMPT_BUDGET: Final = 64
 MAX_FAILED_STEPS: Final = 3
 
 
@@ -86,23 +83,6 @@ class _Answer:
     sequence: Sequence
 
 
-@dataclass(slots=True)
-class _Pace:
-    """How many prompt tokens fit into a step, from how fast the last ones were computed."""
-
-    tokens_per_s: float = 0.0
-
-    def budget(self, n_batch: int) -> int:
-        if not self.tokens_per_s:
-            return min(n_batch, 4 * MIN_PROMPT_BUDGET)
-        return max(MIN_PROMPT_BUDGET, min(n_batch, int(self.tokens_per_s * PROMPT_STEP_S)))
-
-    def learn(self, n_prompt_tokens: int, elapsed_s: float) -> None:
-        if n_prompt_tokens >= MIN_PROMPT_BUDGET // 2:
-            seen = n_prompt_tokens / max(elapsed_s, 1e-6)
-            self.tokens_per_s = seen if not self.tokens_per_s else 0.7 * self.tokens_per_s + 0.3 * seen
-
-
 @dataclass(frozen=True, slots=True)
 class _Submit:
     generation_id: int
@@ -138,7 +118,7 @@ class StepLoop:
     _commands: queue.SimpleQueue[_Command] = field(default_factory=queue.SimpleQueue)
     _answers: dict[Sequence, _Answer] = field(default_factory=dict)
     _by_id: dict[int, _Answer] = field(default_factory=dict)
-    _pace: _Pace = field(default_factory=_Pace)
+    _pace: Pace = field(default_factory=Pace)
     _n_failed_in_a_row: int = 0
     _thread: threading.Thread | None = None
 

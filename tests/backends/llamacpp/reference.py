@@ -35,24 +35,35 @@ class Reference:
         raw: bytes = self.llama.detokenize([token])
         return raw
 
+    def is_end(self, token: int) -> bool:
+        vocab = llama_cpp.llama_model_get_vocab(self.llama.model)
+        return bool(llama_cpp.llama_vocab_is_eog(vocab, token))
+
     def logits(self) -> npt.NDArray[np.float32]:
         """Of the token that was evaluated last."""
         row = llama_cpp.llama_get_logits_ith(self.llama.ctx, -1)
         return np.array(np.ctypeslib.as_array(row, (self.llama.n_vocab(),)))
 
-    def gaps_on_the_way(self, prompt: str, text: str, n_tokens: int) -> list[float]:
-        """Walk along `text`, `n_tokens` long; the gap of every place where it leaves the best token for the second."""
+    def gaps_on_the_way(self, prompt: str, text: str, n_tokens: int | None = None) -> list[float]:
+        """Walk along `text`; the gap of every place where it leaves the best token for the second.
+
+        `n_tokens` is its length; None where that is not known, the text ends with a whole token, and ends of text
+        were ignored.
+        """
+        ends = [token for token in range(self.llama.n_vocab()) if self.is_end(token)] if n_tokens is None else []
         self.llama.reset()
         self.llama.eval(self.tokens(prompt))
-        rest, gaps = text.encode(), []
-        for _ in range(n_tokens):
+        rest, gaps, n_seen = text.encode(), list[float](), 0
+        while rest if n_tokens is None else n_seen < n_tokens:
+            n_seen += 1
             logits = self.logits()
+            logits[ends] = -np.inf
             second, best = (int(token) for token in np.argsort(logits)[-2:])
             token = best if self.goes_on(rest, best) else second
             assert self.goes_on(rest, token), f"{rest!r} begins with neither {self.piece(best)!r} nor the next"
             if token == second:
                 gaps.append(float(logits[best] - logits[second]))
-            if llama_cpp.llama_vocab_is_eog(llama_cpp.llama_model_get_vocab(self.llama.model), token):
+            if self.is_end(token):
                 break
             rest = rest[len(self.piece(token)) :]
             self.llama.eval([token])

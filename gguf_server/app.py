@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
+from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
@@ -31,6 +32,7 @@ def make_app(mounts: Mapping[str, Service], keyring: KeyRing, *, max_body_bytes:
     app.on_response_prepare.append(add_request_id)
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
+    app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])
     if "" not in mounts:
         app.add_routes(directory_routes(mounts, keyring))
     return app

@@ -265,3 +265,20 @@ async def test_the_primary_comes_back_without_dropping_a_request() -> None:
         assert {reply.text for reply in replies} == {WORDS}
         assert not any(reply.error for reply in replies)
         assert {reply.engine for reply in replies} >= {"a", "b"}
+
+
+async def test_metrics_count_failures_by_reason_and_moves() -> None:
+    async with gateway(ENGINE, ENGINE, standby="warm") as gw:
+        await gw.until_up("a", "b")
+        await gw.arm("a", "kill")
+        await gw.ask()
+        await gw.until(lambda: gw.link("a").n_failures == 1)
+        async with gw.session.get(gw.url + "/metrics") as response:
+            lines = (await response.text()).splitlines()
+        of_a = 'device="cpu",engine="0:a",kind="vllm"'
+        assert f'gguf_engine_failures_total{{{of_a},reason="crashed",service="fake"}} 1.0' in lines
+        assert f'gguf_engine_serving{{{of_a},service="fake"}} 0.0' in lines
+        assert 'gguf_engine_serving{device="cpu",engine="1:b",kind="llamacpp",service="fake"} 1.0' in lines
+        assert 'gguf_failovers_total{service="fake"} 1.0' in lines
+        async with gw.session.get(gw.url + "/metrics", headers={"Authorization": "Bearer no"}) as response:
+            assert response.status == 401

@@ -10,30 +10,18 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 import structlog
 
-from backends.base import Engine, EngineFailure, EngineState, FailureReason
-from gguf_server.card_memory import CardMemory, Read
+from backends.base import Engine, EngineFailure, EngineState
+from gguf_server.card_memory import Read
 from gguf_server.engine_client import EngineClient
 from gguf_server.errors import NotReady
-from gguf_server.failover import ANY_CARD, Decision, LinkView, Phase, Rules, decide
+from gguf_server.failover import Decision, LinkView, Phase, Rules, decide
+from gguf_server.link import Link, memory_of
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
-
-_HOPELESS: Final = frozenset(
-    {
-        FailureReason.NOT_INSTALLED,
-        FailureReason.NO_GPU,
-        FailureReason.WEIGHTS_MISSING,
-        FailureReason.WEIGHTS_DAMAGED,
-        FailureReason.UNSUPPORTED_MODEL,
-        FailureReason.INVALID_SETTINGS,
-    }
-)
 
 _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
@@ -42,55 +30,6 @@ log = structlog.get_logger("chain")
 
 class NoneLeft(Exception):
     """Every engine of the chain was tried for this request, or none of the others can be had."""
-
-
-@dataclass(slots=True, eq=False)
-class Link:
-    """One engine with its history. `n_failures` counts those in a row, `failures` all of them by reason.
-
-    `memory` is that of the card it computes on; None where it uses none.
-    """
-
-    engine: Engine
-    memory: CardMemory | None = None
-    phase: Phase = Phase.DOWN
-    serving: Serving | None = None
-    n_starts: int = 0
-    n_failures: int = 0
-    failures: dict[FailureReason, int] = field(default_factory=dict)
-    since: datetime = field(default_factory=lambda: datetime.now(UTC))
-    failed_at: datetime | None = None
-    load_s: float | None = None
-    life: asyncio.Task[None] | None = None
-    _failed_at_s: float = 0.0
-    _is_hopeless: bool = False
-
-    def become(self, phase: Phase) -> None:
-        self.phase = phase
-        self.since = datetime.now(UTC)
-
-    def note(self, failure: EngineFailure, now: float, *, was_stable: bool) -> None:
-        self.n_failures = 1 if was_stable else self.n_failures + 1
-        self.failures[failure.reason] = self.failures.get(failure.reason, 0) + 1
-        self._is_hopeless = failure.reason in _HOPELESS
-        self._failed_at_s = now
-        self.failed_at = datetime.now(UTC)
-
-    def may_yet_start(self, since: float) -> bool:
-        """Whether it has not failed since then, nor before for good."""
-        return not self._is_hopeless and (self.n_failures == 0 or self._failed_at_s < since)
-
-    def view(self) -> LinkView:
-        card = ANY_CARD if self.engine.cuda_device is None else self.engine.cuda_device
-        return LinkView(
-            phase=self.phase,
-            n_failures=self.n_failures,
-            failed_at=self._failed_at_s,
-            is_hopeless=self._is_hopeless,
-            card=card if self.memory is not None else None,
-            up_since=self.serving.up_since if self.serving else 0.0,
-            idle_since=self.serving.idle_since if self.serving else None,
-        )
 
 
 async def _cause(engine: Engine, failure: EngineFailure) -> EngineFailure:
@@ -112,11 +51,6 @@ async def _end(engine: Engine) -> None:
         raise
 
 
-def _memory_of(engine: Engine, read_cards: Read | None) -> CardMemory | None:
-    uses_card = read_cards is not None and engine.device in ("cuda", "auto")
-    return CardMemory(read_cards, engine.cuda_device) if read_cards is not None and uses_card else None
-
-
 class EngineChain:
     """`run` is the owner; everything else may be called by anybody.
 
@@ -132,7 +66,7 @@ class EngineChain:
         settings: FailoverSettings | None = None,
         read_cards: Read | None = None,
     ) -> None:
-        self.links = [Link(engine, memory=_memory_of(engine, read_cards)) for engine in engines]
+        self.links = [Link(engine, memory=memory_of(engine, read_cards)) for engine in engines]
         self._service = service
         self._settings = settings or FailoverSettings()
         self._rules = Rules(

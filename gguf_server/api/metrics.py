@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from gguf_server.chain import Link
+from gguf_server.link import Link
 from gguf_server.service import Service
 
 _TOTALS: Final = {

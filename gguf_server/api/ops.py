@@ -11,7 +11,7 @@ from aiohttp import web
 
 from backends.base import EngineState
 from gguf_server import gpus
-from gguf_server.chain import Link
+from gguf_server.link import Link
 from gguf_server.middleware import json_response
 from gguf_server.service import Service
 

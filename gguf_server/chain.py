@@ -153,6 +153,7 @@ class EngineChain:
         elif decision.serve is not None:
             self._is_swapping, self._first = False, (decision.serve + 1) % len(self.links)
         if decision.is_exhausted and not self._is_exhausted:
+            self._is_swapping = False
             log.error("no engine could be started", service=self._service)
         self._is_exhausted = decision.is_exhausted
         for number in decision.end:

@@ -30,19 +30,28 @@ class CannotContinue(Exception):
 
 @dataclass(slots=True)
 class Begun:
-    """What a client has been sent of one answer. `head`: the fields that all chunks share."""
+    """What a client has been sent of one answer. `head`: the fields that all chunks share.
+
+    `indexes` and `finished` are numbers of choices: those begun, and those with a finish reason.
+    """
 
     head: dict[str, Any] = field(default_factory=dict)
     reasoning: str = ""
     content: str = ""
-    is_finished: bool = False
     indexes: set[int] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
     has_tool_call: bool = False
 
     @property
     def is_silent(self) -> bool:
         """Nothing but roles: the request may as well be made anew."""
-        return not (self.reasoning or self.content or self.has_tool_call or self.is_finished)
+        return not (self.reasoning or self.content or self.has_tool_call or self.finished)
+
+    def is_finished(self, body: Mapping[str, Any]) -> bool:
+        """Whether every choice that `body` asked for has been told to its end."""
+        prompt = body.get("prompt")
+        n_prompts = len(prompt) if isinstance(prompt, list) and not isinstance(prompt[0], int) else 1
+        return len(self.finished) >= n_prompts * (body.get("n") or 1)
 
 
 def read(sent: Iterable[bytes]) -> Begun:
@@ -66,7 +75,8 @@ def _add(begun: Begun, choice: Mapping[str, Any]) -> None:
     begun.reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
     begun.content += delta.get("content") or choice.get("text") or ""
     begun.has_tool_call = begun.has_tool_call or bool(delta.get("tool_calls") or delta.get("function_call"))
-    begun.is_finished = begun.is_finished or choice.get("finish_reason") is not None
+    if choice.get("finish_reason") is not None:
+        begun.finished.add(choice.get("index", 0))
 
 
 def check(body: Mapping[str, Any], begun: Begun) -> None:

@@ -86,13 +86,13 @@ class Dispatch:
                         return
                     if not stream.is_open:
                         stream.response.headers.update(announce(serving, attempt.prepared))
-                    sending = serving.client.stream(self._path, attempt.body, self._request_id, use.heard)
+                    sending = serving.client.stream(self._path, attempt.body, self._request_id, use)
                     async with sending as chunks:
                         await stream.relay(chunks, attempt.rewrite)
             except EngineError as error:
                 begun = continuation.read(stream.sent)
                 self._note_failure(serving, error)
-                if begun.is_finished:
+                if self._prepared is not None and begun.is_finished(self._prepared.body):
                     await stream.finish()
                     return
                 self._check_continuable(begun)

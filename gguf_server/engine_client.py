@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import aiohttp
 import orjson
@@ -29,6 +29,14 @@ class EngineError(Exception):
 
     The message is the gateway's own: an engine's words may repeat what a client sent, and this one is logged.
     """
+
+
+class Listener(Protocol):
+    """Is told of each piece of a stream that has come, and when the next is waited for."""
+
+    def heard(self) -> None: ...
+
+    def waits(self) -> None: ...
 
 
 class EngineClient:
@@ -74,14 +82,14 @@ class EngineClient:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, body: dict[str, Any], request_id: str, heard: Callable[[], None]
+        self, path: str, body: dict[str, Any], request_id: str, listener: Listener
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Server-sent events as bytes, cut wherever the network cut them; `heard` is called at each piece.
+        """Server-sent events as bytes, cut wherever the network cut them.
 
         Raises as `post_json` does.
         """
         async with self._post(path, body, request_id) as response:
-            yield _read(response, heard)
+            yield _read(response, listener)
 
     async def count_tokens(self, body: dict[str, Any], request_id: str) -> int | None:
         """Prompt tokens of `messages` in `body`; None where the chat template refuses them. Raises `EngineError`."""
@@ -163,11 +171,12 @@ def _series(exposition: str, name: str) -> float:
         return 0.0
 
 
-async def _read(response: aiohttp.ClientResponse, heard: Callable[[], None]) -> AsyncIterator[bytes]:
+async def _read(response: aiohttp.ClientResponse, listener: Listener) -> AsyncIterator[bytes]:
     try:
         async for chunk in response.content.iter_any():
-            heard()
+            listener.heard()
             yield chunk
+            listener.waits()
     except aiohttp.ClientError as error:
         raise EngineError(f"the engine's stream broke off: {type(error).__name__}") from error
 

@@ -25,20 +25,31 @@ class Hang(EngineFailure):
 
 
 class Use:
-    """One request's hold of an engine. `heard` is called at every byte, so it does next to nothing."""
+    """One request's hold of an engine. What is called for every piece of a stream does next to nothing.
 
-    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at")
+    `is_waiting`: for the engine, and not for a client that reads slowly.
+    """
+
+    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at", "is_waiting")
 
     def __init__(self, serving: Serving, timeout: asyncio.Timeout) -> None:
         self._serving = serving
         self._timeout = timeout
         self.has_begun = False
+        self.is_waiting = True
         self.heard_at = serving.now()
         self.cut_for = ""
 
     def heard(self) -> None:
+        """A piece has come."""
         self.has_begun = True
-        self.heard_at = self._serving.heard_at = self._serving.now()
+        self.is_waiting = False
+        self._serving.heard_at = self._serving.now()
+
+    def waits(self) -> None:
+        """It was passed on, and the next is waited for."""
+        self.is_waiting = True
+        self.heard_at = self._serving.now()
 
     def cut(self, why: str) -> None:
         """End it with an `EngineError`."""
@@ -145,7 +156,7 @@ class Serving:
         now = self.now()
         if now - self.heard_at < stall_s / 2 and self._has_alternative():
             for use in self.uses:
-                if use.has_begun and now - use.heard_at > stall_s:
+                if use.has_begun and use.is_waiting and now - use.heard_at > stall_s:
                     use.cut("the engine answers others and not this request")
 
     async def _examine(self, ended: asyncio.Task[EngineFailure], rules: FailoverSettings) -> EngineFailure | None:

@@ -27,7 +27,7 @@ def test_what_was_said_is_read_from_the_events_however_they_were_cut() -> None:
     begun = continuation.read(said)
     assert (begun.reasoning, begun.content, begun.head) == ("Hmm.", "Xin chào", HEAD)
     assert not begun.is_silent
-    assert not begun.is_finished
+    assert not begun.is_finished({})
 
 
 def test_of_a_text_completion_too() -> None:
@@ -41,7 +41,15 @@ def test_an_answer_of_roles_only_is_silent() -> None:
 
 
 def test_an_answer_with_its_finish_reason_is_finished() -> None:
-    assert continuation.read([ROLE, chunk({}, "stop")]).is_finished
+    assert continuation.read([ROLE, chunk({}, "stop")]).is_finished(CHAT)
+
+
+@pytest.mark.parametrize("body", [{"n": 2, "prompt": "a"}, {"prompt": ["a", "b"]}, {"prompt": [[1], [2]]}])
+def test_an_answer_of_several_is_finished_with_the_last(body: dict[str, Any]) -> None:
+    first, second = chunk({}, "stop"), chunk({}, "stop", index=1)
+    assert not continuation.read([first]).is_finished(body)
+    assert continuation.read([first, second]).is_finished(body)
+    assert continuation.read([first]).is_finished({"prompt": [1, 2]})
 
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 10}

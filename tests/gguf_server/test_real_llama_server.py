@@ -83,6 +83,12 @@ async def client(engine: SupervisedEngine) -> AsyncIterator[EngineClient]:
     await client.close()
 
 
+class Unheeding:
+    def heard(self) -> None: ...
+
+    def waits(self) -> None: ...
+
+
 class Asked:
     """One engine, asked as the gateway asks."""
 
@@ -97,7 +103,7 @@ class Asked:
 
     async def streamed(self, **more: Any) -> continuation.Begun:
         body = translate(DIALECT, {**CHAT, **more, "stream": True})
-        async with self.client.stream("/v1/chat/completions", body, "req-1", lambda: None) as chunks:
+        async with self.client.stream("/v1/chat/completions", body, "req-1", Unheeding()) as chunks:
             whole = b"".join([chunk async for chunk in chunks])
         assert whole.endswith(events.DONE)
         return continuation.read([whole])

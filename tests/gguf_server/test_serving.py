@@ -148,8 +148,13 @@ async def test_a_timeout_of_somebody_else_stays_a_timeout() -> None:
                 await asyncio.sleep(10)
 
 
-@pytest.mark.parametrize("has_alternative", [True, False])
-async def test_a_forgotten_request_is_taken_away_only_where_another_engine_is_up(has_alternative: bool) -> None:
+@pytest.mark.parametrize(
+    ("has_alternative", "reads_slowly", "ending"),
+    [(True, False, "cut"), (False, False, "left"), (True, True, "left")],
+)
+async def test_a_forgotten_request_is_taken_away_where_another_engine_is_up(
+    has_alternative: bool, reads_slowly: bool, ending: str
+) -> None:
     async with watched(SOON, has_alternative=has_alternative) as (serving, _, _watch):
         talking = True
 
@@ -157,6 +162,8 @@ async def test_a_forgotten_request_is_taken_away_only_where_another_engine_is_up
             try:
                 async with serving.use() as use:
                     use.heard()
+                    if not reads_slowly:
+                        use.waits()
                     while talking:
                         await asyncio.sleep(0.001)
             except EngineError:
@@ -169,4 +176,4 @@ async def test_a_forgotten_request_is_taken_away_only_where_another_engine_is_up
                 other.heard()
                 await asyncio.sleep(0.001)
         talking = False
-        assert await waiting == ("cut" if has_alternative else "left")
+        assert await waiting == ending

@@ -16,7 +16,7 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	GGUF_FAULT_ROUNDS=1000 $(BIN)/python -m pytest tests/gguf_server/test_random_faults.py -s $(ARGS)
 
-# Real vLLM on this machine's processor: 4 GB in .vllm/ and some minutes the first time, then about ten.
+# Real vLLM on this machine's processor: 5 GB in .vllm/ and some minutes the first time; the tests take 10 to 16.
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m tests.vllm
 	$(BIN)/python -m pytest tests/vllm $(ARGS)

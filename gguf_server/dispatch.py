@@ -54,6 +54,11 @@ class Dispatch:
         self._was_repeated = False
         self.n_failovers = 0
 
+    @property
+    def engine(self) -> Engine | None:
+        """Who was asked last."""
+        return self._last.engine if self._last else None
+
     async def whole(self) -> tuple[dict[str, Any], Serving, Prepared]:
         """The engine's answer, who gave it, and what it was asked. Raises `GatewayError`s."""
         while True:

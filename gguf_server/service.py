@@ -143,7 +143,7 @@ class Service:
         """The engine's body of a chat. Raises `ContextExceeded`, `BadRequest` and `EngineError`."""
         settings = self.settings
         _check_images(request.messages, allowed=settings.images)
-        messages = [_as_system(message) for message in request.messages]
+        messages = [_normal(message) for message in request.messages]
         kwargs = request.template_kwargs
         if settings.enable_thinking is not None:
             kwargs.setdefault("enable_thinking", settings.enable_thinking)
@@ -194,9 +194,13 @@ def _dump(messages: Any) -> list[dict[str, Any]]:
     return [message.model_dump(exclude_none=True) for message in messages]
 
 
-def _as_system(message: Message) -> Message:
-    """OpenAI's newer clients call the system's role `developer`."""
-    return message.model_copy(update={"role": "system"}) if message.role == "developer" else message
+def _normal(message: Message) -> Message:
+    """In one spelling, or both where engines differ: `developer` is `system`, vLLM counts `reasoning` alone."""
+    update: dict[str, Any] = {"role": "system"} if message.role == "developer" else {}
+    spelt = message.model_extra or {}
+    if reasoning := spelt.get("reasoning") or spelt.get("reasoning_content"):
+        update |= {"reasoning": reasoning, "reasoning_content": reasoning}
+    return message.model_copy(update=update) if update else message
 
 
 def _check_images(messages: list[Message], *, allowed: bool) -> None:

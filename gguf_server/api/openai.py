@@ -126,12 +126,13 @@ class OpenAIApi:
                 yield dispatch
         finally:
             self._service.totals.n_failovers += dispatch.n_failovers
+            if dispatch.engine is not None:
+                request[LOG_FIELDS].update(engine=dispatch.engine.name, model=self._service.settings.model)
             if dispatch.n_failovers:
                 request[LOG_FIELDS]["failovers"] = dispatch.n_failovers
 
     def _headers(self, request: web.Request, serving: Serving, prepared: Prepared, n_failovers: int) -> dict[str, str]:
         """Who answers, and what was done to the conversation."""
-        request[LOG_FIELDS].update(engine=serving.engine.name, model=self._service.settings.model)
         headers = {"x-engine": serving.engine.name, "x-engine-failovers": str(n_failovers)}
         if prepared.n_dropped:
             headers["x-context-truncated"] = str(prepared.n_dropped)

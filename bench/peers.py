@@ -3,6 +3,8 @@
     python -m bench.peers build --work DIR                  # once, several minutes
     python -m bench.peers commands --work DIR --model FILE  # what to type to start and compare them
     python -m bench.peers serve llama-server --work DIR --model FILE
+    python -m bench.peers build-litellm --work DIR          # the proxy that ours is compared with, a minute
+    python -m bench.peers proxies --work DIR                # what to type to start and compare the two
 
 Building needs cmake, a C and a C++ compiler, and a package index for pip. Both peers come from one version of
 llama-cpp-python, whose source package carries llama.cpp: they run the same kernels. Peers listen on loopback.
@@ -20,6 +22,8 @@ import tarfile
 import venv
 from dataclasses import dataclass
 from pathlib import Path
+
+from bench import proxies
 
 CMAKE_FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -139,26 +143,38 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("--n-parallel", type=int, default=16, help="sequences at a time")
         action.add_argument("--threads", type=int, default=2)
         action.add_argument("--n-ctx-seq", type=int, default=512, help="context of each sequence, in tokens")
-    for action in (builder, lister, server):
+    litellm_builder = actions.add_parser("build-litellm", help="needs a package index")
+    litellm_builder.add_argument("--version", default="1.106.2", help="of LiteLLM")
+    proxy_lister = actions.add_parser("proxies", help="print what to type to start both proxies and compare them")
+    for action in (builder, lister, server, litellm_builder, proxy_lister):
         action.add_argument("--work", type=Path, required=True, help="directory of sources and builds")
     return parser
 
 
-def main() -> int:
-    given = _parser().parse_args()
-    try:
-        if given.action == "build":
+def _act(given: argparse.Namespace) -> None:
+    match given.action:
+        case "build":
             build(given.work, given.version, given.jobs)
-            return 0
-        setting = Setting(given.work, given.model, given.n_parallel, given.threads, given.n_ctx_seq)
-        if given.action == "commands":
-            print(commands(setting, given.eos_ids))
-            return 0
-        argv = setting.argv(given.peer)
-        os.execv(argv[0], argv)  # noqa: S606 — so that whoever stops this process stops the peer
+        case "build-litellm":
+            proxies.build_litellm(given.work, given.version)
+        case "proxies":
+            print(proxies.commands(given.work))
+        case _:
+            setting = Setting(given.work, given.model, given.n_parallel, given.threads, given.n_ctx_seq)
+            if given.action == "commands":
+                print(commands(setting, given.eos_ids))
+            else:
+                argv = setting.argv(given.peer)
+                os.execv(argv[0], argv)  # noqa: S606 — so that whoever stops this process stops the peer
+
+
+def main() -> int:
+    try:
+        _act(_parser().parse_args())
     except (OSError, subprocess.CalledProcessError) as exc:
         print(f"bench.peers: {exc}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

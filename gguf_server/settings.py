@@ -128,7 +128,7 @@ class LlamaServerEngineSettings(Strict):
         "deepseek", description="deepseek: thoughts in `reasoning_content`; none: left in the answer."
     )
     chat_template_file: Path | None = Field(None, description="A Jinja template used in place of the GGUF's own.")
-    extra_args: tuple[str, ...] = Field((), description="Further arguments; they go before those of the gateway.")
+    extra_args: tuple[str, ...] = Field((), description="Further arguments; they win over those of the gateway.")
     load_timeout_s: float = Field(600.0, gt=0)
 
 

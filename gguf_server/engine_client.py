@@ -40,7 +40,7 @@ class Listener(Protocol):
 
 
 class EngineClient:
-    """Connections to one engine, from its start to its end. `close` cuts whatever is still open."""
+    """Connections to one engine, from its start to its end. Whoever waits for an answer is to be cut before `close`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         # A connection for each request: an engine that closes an idle one in the moment it is used again would cost
@@ -55,6 +55,7 @@ class EngineClient:
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
             headers={"Authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else None,
+            cookie_jar=aiohttp.DummyCookieJar(),  # what one client's answer sets is not for another's request
             read_bufsize=_READ_CHUNK_BYTES,
             trust_env=False,
         )

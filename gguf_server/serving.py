@@ -104,6 +104,7 @@ class Serving:
 
     def succeeded(self) -> None:
         self.n_failures = 0
+        self.heard_at = self.now()
 
     def failed(self) -> None:
         """A request failed here: have it looked at."""

@@ -8,7 +8,10 @@ from backends.base import Endpoint, EngineFailure, EngineState, FailureReason
 
 
 class ScriptedEngine:
-    """Fails to start `n_bad_starts` times, then runs until `fail` is called. Its endpoint leads nowhere."""
+    """Fails to start `n_bad_starts` times, then runs until `fail` is called. Its endpoint leads nowhere.
+
+    A start takes as long as `may_load` is not set.
+    """
 
     def __init__(self, name: str, *, kind: str = "llamacpp", n_bad_starts: int = 0) -> None:
         self.name = name
@@ -21,6 +24,8 @@ class ScriptedEngine:
         self.endpoint = Endpoint("http://127.0.0.1:9", "key")
         self.n_starts = 0
         self._n_bad_starts = n_bad_starts
+        self.may_load = asyncio.Event()
+        self.may_load.set()
         self._reason = FailureReason.NO_GPU
         self._broken: asyncio.Future[EngineFailure] | None = None
 
@@ -28,6 +33,7 @@ class ScriptedEngine:
         self.n_starts += 1
         self.state = EngineState.STARTING
         await asyncio.sleep(0)
+        await self.may_load.wait()
         if self.n_starts <= self._n_bad_starts:
             self.state = EngineState.FAILED
             self.failure = EngineFailure(self._reason, f"{self.name} will not")

@@ -162,9 +162,13 @@ async def test_on_one_card_the_stand_in_makes_room_while_nobody_asks(monkeypatch
         async with serving.use():
             await asyncio.sleep(0.1)
             assert first.n_starts == 1
-        await until(lambda: chain.serving is None)
+        first.may_load.clear()
+        await until(lambda: first.n_starts == 2)
+        assert chain.serving is None
         assert chain.require() is None  # whoever comes now waits
-        assert (await chain.acquire()).engine is first
+        coming = asyncio.create_task(chain.acquire())
+        first.may_load.set()
+        assert (await coming).engine is first
         assert second.state is EngineState.STOPPED
 
 

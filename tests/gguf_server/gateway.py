@@ -28,7 +28,9 @@ from gguf_server.settings import FailoverSettings, ServiceSettings
 from tests.backends.fake_engine import command
 
 KEY = "test-key"
-SOON = FailoverSettings(stall_s=0.3, probe_every_s=0.3, probe_timeout_s=0.3, failback=False)
+CALM = FailoverSettings(failback=False)
+SOON = FailoverSettings(stall_s=0.4, probe_every_s=0.4, probe_timeout_s=1.0, failback=False)
+"""For what is about hangs: a machine that is busy enough may take a healthy engine for one."""
 LIMIT_S = 20.0
 
 
@@ -155,7 +157,7 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
 
 @asynccontextmanager
 async def gateway(
-    *engines: Sequence[str], standby: str = "cold", failover: FailoverSettings = SOON, **settings: Any
+    *engines: Sequence[str], standby: str = "cold", failover: FailoverSettings = CALM, **settings: Any
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready."""
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:

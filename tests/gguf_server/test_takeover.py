@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gguf_server import chain
-from tests.gguf_server.gateway import SOON, Reply, gateway
+from tests.gguf_server.gateway import CALM, SOON, Reply, gateway
 
 N_WORDS = 30
 WORDS = " ".join(f"w{i}" for i in range(1, N_WORDS + 1))
@@ -194,7 +194,7 @@ async def test_who_comes_while_nothing_serves_is_told_to_come_back() -> None:
 
 
 async def test_a_hang_is_noticed_although_health_is_well() -> None:
-    async with gateway(SLOW, SLOW) as gw:
+    async with gateway(SLOW, SLOW, failover=SOON) as gw:
         await gw.until_up("a")
         await gw.arm("a", "hang", after_words=5)
         streaming, whole = await asyncio.gather(gw.ask(stream=True), gw.ask())
@@ -207,14 +207,14 @@ async def test_a_hang_is_noticed_although_health_is_well() -> None:
 
 
 async def test_a_stopped_process_is_noticed_and_killed() -> None:
-    async with gateway(SLOW, SLOW) as gw:
+    async with gateway(SLOW, SLOW, failover=SOON) as gw:
         await gw.until_up("a")
         await gw.arm("a", "stop", after_words=5)
         assert_whole(await gw.ask(stream=True))
 
 
 async def test_an_idle_engine_that_hangs_is_replaced_before_anybody_asks() -> None:
-    async with gateway(ENGINE, ENGINE) as gw:
+    async with gateway(ENGINE, ENGINE, failover=SOON) as gw:
         await gw.until_up("a")
         await gw.arm("a", "hang")
         await gw.until_up("b")
@@ -251,7 +251,7 @@ async def test_status_counts_what_happened() -> None:
 
 
 async def test_the_primary_comes_back_without_dropping_a_request() -> None:
-    rules = SOON.model_copy(update={"failback": True, "failback_after_s": 1.0, "stable_after_s": 0.2, "stall_s": 5.0})
+    rules = CALM.model_copy(update={"failback": True, "failback_after_s": 1.0, "stable_after_s": 0.2})
     async with gateway(SLOW, SLOW, failover=rules) as gw:
         await gw.until_up("a")
         await gw.arm("a", "kill", after_words=3)

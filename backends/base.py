@@ -4,7 +4,7 @@
     stopped    starting                        no process
     starting   ready, failed, stopped          process spawned, not yet able to answer
     ready      draining, failed, stopped       answers requests
-    draining   stopped, failed                 answers what it has, is given nothing new
+    draining   stopped, failed                 is being ended
     failed     starting                        no process; `failure` says why
 
 What makes one state become another is in `backends.process.TRANSITIONS`.
@@ -132,9 +132,6 @@ class Engine(Protocol):
 
     async def wait_failed(self) -> EngineFailure:
         """Return once a ready engine is no longer one without having been asked. Safe to cancel."""
-
-    def drain(self) -> None:
-        """Say that nothing new is for this engine: `ready` becomes `draining`. The process is not told."""
 
     async def condemn(self, failure: EngineFailure) -> None:
         """End a ready engine that does not do its work: killed at once, `failed` for the reason given."""

@@ -118,10 +118,6 @@ class ExternalEngine:
             await self._is_failed.wait()
         return self._failure
 
-    def drain(self) -> None:
-        """Say that nothing new is for this engine: `ready` becomes `draining`. The server is not told."""
-        self._become(EngineEvent.DRAIN)
-
     async def condemn(self, failure: EngineFailure) -> None:
         """Give up a ready engine that does not do its work: `failed`. Does nothing to one that has ended meanwhile."""
         if self._state in (EngineState.READY, EngineState.DRAINING):

@@ -156,10 +156,6 @@ class SupervisedEngine:
         self._become(EngineEvent.ANSWERED)
         self._watcher = asyncio.create_task(self._watch(child, plan), name=f"engine watcher {self._name}")
 
-    def drain(self) -> None:
-        """Say that nothing new is for this engine: `ready` becomes `draining`. The process is not told."""
-        self._become(EngineEvent.DRAIN)
-
     async def wait_failed(self) -> EngineFailure:
         """The failure, once the engine is `failed`; at once where it already is. Safe to cancel."""
         while self._failure is None or not self._is_failed.is_set():

@@ -374,15 +374,6 @@ async def test_condemned_engine_is_failed_for_the_reason_given_and_may_start_aga
     assert state_of(engine) is EngineState.READY
 
 
-async def test_draining_engine_is_there_until_it_is_stopped(make: Make) -> None:
-    engine = make()
-    await engine.start()
-    engine.drain()
-    assert state_of(engine) is EngineState.DRAINING
-    await engine.stop()
-    assert state_of(engine) is EngineState.STOPPED
-
-
 async def test_ready_engine_cannot_be_started(make: Make) -> None:
     engine = make()
     with pytest.raises(RuntimeError, match="never ready"):

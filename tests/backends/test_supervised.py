@@ -289,16 +289,6 @@ async def test_asked_stop_is_no_failure(make: MakeEngine) -> None:
         await waiting
 
 
-async def test_draining_engine_still_answers_until_it_is_stopped(make: MakeEngine) -> None:
-    engine = make()
-    await engine.start()
-    engine.drain()
-    assert state_of(engine) is EngineState.DRAINING
-    assert engine.ready_since is not None
-    await engine.stop()
-    assert state_of(engine) is EngineState.STOPPED
-
-
 async def test_ready_engine_cannot_be_started(make: MakeEngine) -> None:
     engine = make()
     await engine.start()

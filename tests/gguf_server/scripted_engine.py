@@ -60,9 +60,6 @@ class ScriptedEngine:
         self.failure = EngineFailure(FailureReason.CRASHED, "gone", exit_code=0)
         self._broken.set_result(self.failure)
 
-    def drain(self) -> None:
-        self.state = EngineState.DRAINING
-
     async def condemn(self, failure: EngineFailure) -> None:
         self.state = EngineState.FAILED
         self.failure = failure

@@ -12,10 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.backends.llamacpp.reference import MAX_TIE_GAP, open_reference
+from tests.backends.llamacpp.reference import open_reference
 from tests.e2e.client import CHAT, DONE, Client, Json, chat
 from tests.e2e.program import Program, serving, until
 
+# Six streams join and leave a batch: each of two logits moves by up to 0.32 with its shape. A word that is lost or
+# doubled stands out by several.
+MAX_GAP = 0.65
 N_STREAMS, N_TOKENS, N_BEFORE = 6, 60, 12
 CONFIG = """
 [services.demo]
@@ -138,8 +141,8 @@ def test_the_usage_is_that_of_one_answer(disturbed: dict[int, Heard]) -> None:
 def test_the_text_is_the_one_that_llama_cpp_writes_by_itself(disturbed: dict[int, Heard]) -> None:
     with open_reference(n_ctx=512) as reference:
         for first, heard in disturbed.items():
-            gaps = reference.gaps_on_the_way(PROMPT.format(first=first), heard.text)
-            assert all(gap <= MAX_TIE_GAP for gap in gaps), gaps
+            gaps = reference.gaps_on_the_way(PROMPT.format(first=first), heard.text, n_considered=5)
+            assert all(gap <= MAX_GAP for gap in gaps), gaps
 
 
 def test_a_lone_worker_that_is_stopped_is_noticed_and_replaced(tmp_path: Path, start: Callable[..., Program]) -> None:

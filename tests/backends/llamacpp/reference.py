@@ -21,6 +21,14 @@ from tests.backends.llamacpp.worker import MODEL
 MAX_TIE_GAP = 0.3
 
 
+class _DeadEnd(Exception):
+    """`places`: those on the way, by number of tokens, where another turn is left, and which."""
+
+    def __init__(self, message: str, places: dict[int, int]) -> None:
+        super().__init__(message)
+        self.places = places
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """`llama_cpp.Llama`, asked for one position at a time."""
@@ -44,27 +52,51 @@ class Reference:
         row = llama_cpp.llama_get_logits_ith(self.llama.ctx, -1)
         return np.array(np.ctypeslib.as_array(row, (self.llama.n_vocab(),)))
 
-    def gaps_on_the_way(self, prompt: str, text: str, n_tokens: int | None = None) -> list[float]:
-        """Walk along `text`; the gap of every place where it leaves the best token for the second.
+    def gaps_on_the_way(
+        self, prompt: str, text: str, n_tokens: int | None = None, *, n_considered: int = 2
+    ) -> list[float]:
+        """Walk along `text`; how much worse than the best each token is that is not the best itself.
 
         `n_tokens` is its length; None where that is not known, the text ends with a whole token, and ends of text
-        were ignored.
+        were ignored. A token has to be one of the `n_considered` best. Where the text goes on with several of them
+        (" n" and " number"), the better is tried first.
         """
+        turns: dict[int, int] = {}
+        while True:
+            try:
+                return self._walk(prompt, text, n_tokens, n_considered, turns)
+            except _DeadEnd as end:
+                if not end.places:
+                    raise AssertionError(str(end)) from end
+                place = max(end.places)
+                turns = {other: turn for other, turn in turns.items() if other < place}
+                turns[place] = end.places[place]
+
+    def _walk(
+        self, prompt: str, text: str, n_tokens: int | None, n_considered: int, turns: dict[int, int]
+    ) -> list[float]:
+        """`turns`: by number of tokens, which of those that go on with the text to take where it is not the first."""
         ends = [token for token in range(self.llama.n_vocab()) if self.is_end(token)] if n_tokens is None else []
         self.llama.reset()
         self.llama.eval(self.tokens(prompt))
-        rest, gaps, n_seen = text.encode(), list[float](), 0
+        rest, gaps, n_seen, open_turns = text.encode(), list[float](), 0, dict[int, int]()
         while rest if n_tokens is None else n_seen < n_tokens:
-            n_seen += 1
             logits = self.logits()
             logits[ends] = -np.inf
-            second, best = (int(token) for token in np.argsort(logits)[-2:])
-            token = best if self.goes_on(rest, best) else second
-            assert self.goes_on(rest, token), f"{rest!r} begins with neither {self.piece(best)!r} nor the next"
-            if token == second:
-                gaps.append(float(logits[best] - logits[second]))
+            ranked = [int(token) for token in np.argsort(logits)[: -n_considered - 1 : -1]]
+            fitting = [token for token in ranked if self.goes_on(rest, token)]
+            turn = turns.get(n_seen, 0)
+            if turn + 1 < len(fitting):
+                open_turns[n_seen] = turn + 1
+            if not fitting:
+                told = [(self.piece(token), float(logits[token])) for token in ranked]
+                raise _DeadEnd(f"{rest!r} begins with none of {told}", open_turns)
+            token = fitting[turn]
+            if token != ranked[0]:
+                gaps.append(float(logits[ranked[0]] - logits[token]))
             if self.is_end(token):
                 break
+            n_seen += 1
             rest = rest[len(self.piece(token)) :]
             self.llama.eval([token])
         assert len(rest) <= 3, "only a character that was never finished may be left"

@@ -177,6 +177,18 @@ async def test_a_clients_mistake_is_nobodys_failure() -> None:
         assert gw.link("a").serving.n_failures == 0
 
 
+async def test_a_client_that_leaves_while_it_waits_for_the_next_engine_leaves_nothing_behind() -> None:
+    async with gateway(SLOW, (*ENGINE, "--load-s", "1000")) as gw:
+        await gw.until_up("a")
+        await gw.arm("a", "kill", after_words=5)
+        asking = asyncio.create_task(gw.ask(stream=True))
+        await gw.until(lambda: gw.link("b").n_starts == 1)
+        assert gw.service.n_in_flight == 1
+        asking.cancel()
+        await gw.until(lambda: gw.service.n_in_flight == 0)
+        assert gw.service.admission.n_running == 0
+
+
 async def test_requests_that_waited_in_the_queue_wait_for_the_next_engine() -> None:
     async with gateway(SLOW, SLOW, max_concurrent=1) as gw:
         await gw.until_up("a")

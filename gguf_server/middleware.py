@@ -23,6 +23,9 @@ REQUEST_ID: Final = web.RequestKey("request_id", str)
 STREAM: Final = web.RequestKey("stream", EventStream)
 LOG_FIELDS: Final = web.RequestKey("log_fields", dict[str, object])
 
+CLIENT_LEFT_STATUS: Final = 499
+"""In the log only: the client went away before the answer was whole."""
+
 _GOOD_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 log = structlog.get_logger("request")
@@ -35,7 +38,7 @@ async def identify_and_log(request: web.Request, handler: Handler) -> web.Stream
     request[REQUEST_ID] = given if _GOOD_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
     request[LOG_FIELDS] = {}
     started = time.perf_counter()
-    status = 499  # the client went away
+    status = CLIENT_LEFT_STATUS
     try:
         response = await handler(request)
         status = response.status
@@ -63,8 +66,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         problem = EngineBroke("the engine failed inside this request")
     except web.HTTPException as error:
         problem = _as_gateway_error(error, request)
-    except ConnectionResetError:
-        raise  # nobody is there to be told
+    except ConnectionResetError:  # nobody is there to be told; raised on, aiohttp would log it as our error
+        return web.Response(status=CLIENT_LEFT_STATUS)
     except Exception as error:  # noqa: BLE001 - the request boundary
         _log_unexpected(error, request[REQUEST_ID])
         problem = GatewayError("an internal error; the log has it under this request's id")

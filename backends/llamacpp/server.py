@@ -75,7 +75,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
         return _json(problem.body(), status=error.status)
     except ConnectionResetError:
-        raise  # nobody is there to be told
+        return web.Response(status=499)  # nobody is there to be told; raised on, aiohttp would log it as our error
     except Exception as error:  # noqa: BLE001 - the request boundary
         # The message might repeat what was sent: only the kind and the place are for the log.
         traceback.print_tb(error.__traceback__, file=sys.stderr)

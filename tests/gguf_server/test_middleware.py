@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from aiohttp import web
+from aiohttp import ClientPayloadError, ServerDisconnectedError, web
 from pytest_aiohttp.plugin import AiohttpClient
 from structlog.testing import capture_logs
 
@@ -14,6 +16,16 @@ async def broken(_request: web.Request) -> web.Response:
     raise RuntimeError("PATIENT said something")
 
 
+async def left(request: web.Request) -> web.StreamResponse:
+    """A client whose connection breaks while it is written to."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    assert request.transport is not None
+    request.transport.close()
+    await response.write(b"more")
+    return response
+
+
 async def fine(_request: web.Request) -> web.Response:
     return web.Response(text="fine")
 
@@ -22,6 +34,7 @@ def make_app() -> web.Application:
     app = web.Application(middlewares=[identify_and_log, render_errors])
     app.on_response_prepare.append(add_request_id)
     app.router.add_get("/broken", broken)
+    app.router.add_get("/left", left)
     app.router.add_get("/fine", fine)
     return app
 
@@ -37,6 +50,16 @@ async def test_an_unexpected_error_is_a_500_that_repeats_nothing(aiohttp_client:
     assert unexpected["kind"] == "RuntimeError"
     assert "in broken" in "".join(unexpected["place"])
     assert unexpected["request_id"] == response.headers["x-request-id"]
+
+
+async def test_a_client_that_left_is_no_error(aiohttp_client: AiohttpClient, caplog: pytest.LogCaptureFixture) -> None:
+    client = await aiohttp_client(make_app())
+    with capture_logs() as logs, contextlib.suppress(ClientPayloadError, ServerDisconnectedError):
+        response = await client.get("/left")
+        await response.read()
+    (line,) = logs
+    assert (line["event"], line["status"]) == ("request", 499)
+    assert "Error handling request" not in caplog.text
 
 
 @pytest.mark.parametrize("given", ["abc-123", "a:b.c_d"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from backends.llamacpp.guide import Guide
 from backends.llamacpp.healing import Seam
 
 Float32Array = npt.NDArray[np.float32]
@@ -45,6 +46,7 @@ class Sampler:
     The random stream is the sequence's own and moves by one draw a token, so that a seed gives the same text whoever
     else is in the batch. `said_tokens` follow the prompt: for the penalties, this sequence has generated them.
     While there is a `seam`, only tokens that it allows come, and they are none of those that `min_tokens` asks for.
+    `guides` have the last word after it; an end that one of them brings about goes before `min_tokens`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Sampler:
         *,
         said_tokens: Iterable[int] = (),
         seam: Seam | None = None,
+        guides: Sequence[Guide] = (),
     ) -> None:
         self.params = params
         seed = None if params.seed is None else params.seed % (1 << 64)
@@ -70,11 +73,18 @@ class Sampler:
                 self._seen.count(token)
         self._takes_largest = params.temperature == 0 and self._seen is None and not self._bias_ids.size
         self.seam = seam
+        self._guides = tuple(guides)
 
     @property
     def is_plain_greedy(self) -> bool:
         """Whether the next token is just the largest logit."""
-        return self._takes_largest and self.seam is None and not self._eog_is_banned
+        is_free = self.seam is None and not self._eog_is_banned
+        return self._takes_largest and is_free and all(guide.is_idle for guide in self._guides)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a guide has the whole answer."""
+        return any(guide.is_complete for guide in self._guides)
 
     @property
     def _eog_is_banned(self) -> bool:
@@ -88,14 +98,23 @@ class Sampler:
             logits[self._bias_ids] += self._bias
         if self._seen is not None:
             self._seen.penalise(logits, self.params)
-        if self.seam is None:
-            return self._choose(logits)
-        allowed = self.seam.allowed()
-        return int(allowed[self._choose(logits[allowed])])
+        if self.seam is not None:
+            allowed = self.seam.allowed()
+            return int(allowed[self._choose(logits[allowed])])
+        for guide in self._guides:
+            if guide.is_idle:
+                continue
+            if (token := guide.forced()) is not None:
+                return token
+            guide.mask(logits)
+        return self._choose(logits)
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int, piece: bytes = b"") -> None:
+        """`token` was chosen; `piece` are the bytes that it adds to the answer."""
         if self.seam is None:
             self._n_generated += 1
+            for guide in self._guides:
+                guide.accept(token, piece)
         if self._seen is not None:
             self._seen.count(token)
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Final
 
 from backends.llamacpp.detokenizer import TextStream
+from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.healing import Healing, Seam
 from backends.llamacpp.native import Context, DecodeError, Model
 from backends.llamacpp.pace import Pace
@@ -44,6 +45,7 @@ class Generation:
     stops: tuple[str, ...] = ()
     n_begun_tokens: int = 0
     healing: Healing | None = None
+    guides: tuple[MakeGuide, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,12 @@ class StepLoop:
             prompt, seam = prompt[:-1], generation.healing.begin()
         sequence = Sequence(prompt, len(prompt), generation.max_tokens)
         sampler = Sampler(
-            generation.sampling, prompt[:n_before], self.model.eog_tokens, said_tokens=prompt[n_before:], seam=seam
+            generation.sampling,
+            prompt[:n_before],
+            self.model.eog_tokens,
+            said_tokens=prompt[n_before:],
+            seam=seam,
+            guides=[make() for make in generation.guides],
         )
         answer = _Answer(generation_id, generation, sampler, TextStream(generation.stops), sequence)
         self._answers[sequence] = self._by_id[generation_id] = answer
@@ -248,8 +255,8 @@ class StepLoop:
         """Give an answer its next token; ends it where that is its last."""
         sequence = answer.sequence
         sequence.tokens.append(token)
-        answer.sampler.accept(token)
         piece = self.model.piece(token)
+        answer.sampler.accept(token, piece)
         if (seam := answer.sampler.seam) is not None:
             piece = self._repeat(answer, seam, piece)
         n_generated = sequence.n_generated_tokens
@@ -260,6 +267,8 @@ class StepLoop:
             text = answer.text.push(piece)
             if answer.text.stopped:
                 finish = Finish.STOP
+            elif answer.sampler.is_complete:
+                text, finish = text + answer.text.finish(), Finish.STOP
             elif n_generated >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
                 text, finish = text + answer.text.finish(), Finish.LENGTH
         if finish is not None:

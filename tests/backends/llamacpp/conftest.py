@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from tests import models
 from tests.backends.llamacpp.worker import MODEL, Client, Worker, started
 
 
@@ -32,3 +34,15 @@ def model_without_template(tmp_path_factory: pytest.TempPathFactory, model_bytes
     path = tmp_path_factory.mktemp("model") / "bare.gguf"
     path.write_bytes(model_bytes.replace(b"tokenizer.chat_template", b"tokenizer.cat_templates", 1))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The file of a model of `tests.models`, by name; each is made once."""
+    folder = tmp_path_factory.mktemp("models")
+
+    @cache
+    def made(name: str) -> Path:
+        return models.write(name, folder / f"{name}.gguf")
+
+    return made

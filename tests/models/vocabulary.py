@@ -10,16 +10,17 @@ from typing import Any
 
 from gguf import TokenType
 
-# Separated by blanks. Enough for prompts that read like prompts; also the longer pieces of chat templates and of JSON.
+# Separated by blanks. Enough for prompts that read like prompts; first those of chat templates, which become one token
+# each, as in the real vocabularies.
 WORDS = (
+    "system user assistant model thought tool call response declaration "
     "the of and to in is you that it he was for on are as with his they I at be this have from or one had by word but "
     "not what all were we when your can said there use an each which she do how their if will up other about out many "
     "then them these so some her would make like him into time has look two more write go see number no way could "
     "people my than first water been call who its now find long down day did get come made may part over new sound "
     "take only little work know place year live me back give most very after thing our just name good sentence man "
     "think say great where help through much before line right too mean old any same tell boy follow came want show "
-    "sky blue why because weather city user assistant system model tool response thought declaration arguments "
-    "function properties description string number object required type value true false null"
+    "sky blue why because weather city arguments function properties description string number object required type value true false null"
 )
 
 

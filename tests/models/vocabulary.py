@@ -20,7 +20,8 @@ WORDS = (
     "people my than first water been call who its now find long down day did get come made may part over new sound "
     "take only little work know place year live me back give most very after thing our just name good sentence man "
     "think say great where help through much before line right too mean old any same tell boy follow came want show "
-    "sky blue why because weather city arguments function properties description string number object required type value true false null"
+    "sky blue why because weather city arguments function properties description string number object required type "
+    "value true false null"
 )
 
 

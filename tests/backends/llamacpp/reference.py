@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import llama_cpp
 import numpy as np
@@ -111,9 +112,9 @@ class Reference:
 
 
 @contextmanager
-def open_reference(n_ctx: int = 256) -> Iterator[Reference]:
+def open_reference(n_ctx: int = 256, *, model: Path = MODEL) -> Iterator[Reference]:
     llama = llama_cpp.Llama(
-        str(MODEL), n_ctx=n_ctx, n_batch=128, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
+        str(model), n_ctx=n_ctx, n_batch=128, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False
     )
     try:
         yield Reference(llama)

@@ -15,8 +15,15 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 
 
+class GuideError(Exception):
+    """A guide cannot go on: its answer ends with an error, the others in the batch know nothing of it."""
+
+
 class Guide(Protocol):
-    """Asked before each token, told after it. Guides of one sequence are asked in their order."""
+    """Asked before each token, told after it. Guides of one sequence are asked in their order.
+
+    `forced`, `mask` and `accept` may raise `GuideError`.
+    """
 
     @property
     def is_idle(self) -> bool:

@@ -34,6 +34,11 @@ class PieceTable:
         found += [self._equal(rest[:size]) for size in range(1, len(rest)) if can_say[size]]
         return np.concatenate([self._tokens[rows] for rows in found])
 
+    def beginning_with(self, text: bytes) -> list[tuple[int, bytes]]:
+        """(token, its bytes) of all that begin with `text`."""
+        rows = self._beginning_with(text)
+        return list(zip(self._tokens[rows].tolist(), self._pieces[rows], strict=True))
+
     def _sayable_ends(self, text: bytes) -> list[bool]:
         """For every position whether tokens, one after another, can say `text` from there on."""
         can_say = [False] * len(text) + [True]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +14,12 @@ import llama_cpp
 
 from backends.llamacpp.native.library import NativeError, forget_log, recent_log
 
+_MARKER: Final = re.compile(r"<[^\s<>]+>")
 _LOAD_MODE_NONE: Final = 0
 _LOAD_MODE_MMAP: Final = 1
 _ATTR_CONTROL: Final = 1 << 3
 _ATTR_UNKNOWN: Final = 1 << 0
+_ATTR_USER_DEFINED: Final = 1 << 4
 
 
 class Model:
@@ -79,6 +83,19 @@ class Model:
         attr = llama_cpp.llama_vocab_get_attr
         tokens = (token for token in range(self.n_vocab) if attr(self._vocab, token) & hidden)
         return tuple(text for text in map(self.token_text, tokens) if text)
+
+    @cached_property
+    def marker_tokens(self) -> frozenset[int]:
+        """Tokens that are no text: control tokens, ends of generation, and added ones that look like `<tool_call>`."""
+        attr = llama_cpp.llama_vocab_get_attr
+        hidden = _ATTR_CONTROL | _ATTR_UNKNOWN
+        tokens = ((token, attr(self._vocab, token)) for token in range(self.n_vocab))
+        markers = {
+            token
+            for token, attrs in tokens
+            if attrs & hidden or (attrs & _ATTR_USER_DEFINED and _MARKER.fullmatch(self.token_text(token)))
+        }
+        return frozenset(markers) | self.eog_tokens
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of `text`. `parse_special` reads `<|im_end|>` and its like as control tokens."""

@@ -12,6 +12,7 @@ from typing import TypeVarTuple
 from backends.base import EngineFailure, EngineState, FailureReason
 from backends.llamacpp.loading import Loaded, load
 from backends.llamacpp.options import WorkerOptions
+from backends.llamacpp.prefix_cache import PrefixCache
 from backends.llamacpp.prompts import PromptBuilder
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.step_loop import Delta, Generation, StepLoop, StepStats
@@ -69,18 +70,20 @@ class LlamaEngine:
         self._prompts = PromptBuilder(loaded.model, template=template, reasoning=self._options.reasoning_format)
         await self._prompts.start()
         event_loop = asyncio.get_running_loop()
-        scheduler = Scheduler(
-            n_parallel=self._options.n_parallel,
-            n_ctx=loaded.n_ctx,
-            n_ctx_total=loaded.n_ctx_total,
-            n_batch=self._options.n_batch,
+        cache = PrefixCache(
+            loaded.context,
+            n_seqs=self._options.n_parallel,
+            n_cells=loaded.n_ctx_total,
+            ram_budget_bytes=self._options.cache_ram_mib << 20,
         )
+        scheduler = Scheduler(cache, n_ctx=loaded.n_ctx, n_batch=self._options.n_batch)
         self._loop = StepLoop(
             loaded.model,
             loaded.context,
             scheduler,
             deliver=lambda deltas: _call_soon(event_loop, self._dispatch, deltas),
             on_broken=lambda why: _call_soon(event_loop, self._fail, EngineFailure(FailureReason.CRASHED, why)),
+            checks_cache=self._options.checks_cache,
         )
         self._loop.start()
         self.state = EngineState.READY

@@ -19,12 +19,17 @@ _COUNTERS: Final = {
     "step_s": ("step_seconds", "Time with work to do"),
     "decode_s": ("decode_seconds", "Time inside llama_decode"),
     "n_preempted": ("preemptions", "Sequences computed anew because their cells were needed"),
+    "n_forks": ("prefix_forks", "Beginnings given from one sequence to another"),
+    "n_spills": ("prefix_spills", "Idle sequences saved in RAM when they had to leave the cache"),
+    "n_restores": ("prefix_restores", "Sequences put back from RAM"),
+    "n_cache_checks": ("cache_checks", "Times the cache was compared with what llama.cpp holds"),
     "n_failed_steps": ("failed_steps", "Batches that llama.cpp did not compute"),
 }
 _GAUGES: Final = {
     "n_running": ("requests_running", "Sequences in the batch"),
     "n_waiting": ("requests_waiting", "Sequences waiting for a slot"),
     "n_cells_used": ("kv_cells_used", "KV cache cells that hold something"),
+    "n_spilled_bytes": ("prefix_ram_bytes", "Sequences saved in RAM"),
 }
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Final
 
 API_KEY_VARIABLE: Final = "GGUF_WORKER_API_KEY"
+CHECK_CACHE_VARIABLE: Final = "GGUF_WORKER_CHECK_CACHE"
+DEFAULT_CACHE_RAM_MIB: Final = 1024
 DEFAULT_MAX_N_CTX: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`n_ctx` is the most tokens of one request (None: the model's, at most 8,192); `n_ctx_total` the cells shared by
-    all (None: `n_ctx` for each of `n_parallel`). An empty `api_key` lets everybody in."""
+    all (None: `n_ctx` for each of `n_parallel`). An empty `api_key` lets everybody in. `checks_cache` is for tests."""
 
     model: Path
     aliases: tuple[str, ...]
@@ -38,6 +40,8 @@ class WorkerOptions:
     reasoning_format: str
     chat_template_file: Path | None
     max_waiting: int
+    cache_ram_mib: int
+    checks_cache: bool
 
 
 def parse(argv: list[str] | None = None) -> WorkerOptions:
@@ -66,6 +70,8 @@ def parse(argv: list[str] | None = None) -> WorkerOptions:
         reasoning_format=given.reasoning_format,
         chat_template_file=given.chat_template_file,
         max_waiting=given.max_waiting,
+        cache_ram_mib=given.cache_ram_mib,
+        checks_cache=bool(os.environ.get(CHECK_CACHE_VARIABLE)),
     )
 
 
@@ -97,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--reasoning-format", choices=["auto", "none", "think", "gemma4"], default="auto")
     add("--chat-template-file", type=Path, metavar="FILE")
     add("--max-waiting", type=_positive, default=1024, help="requests that may wait for a sequence")
+    add(
+        "--cache-ram-mib",
+        type=_not_negative,
+        default=DEFAULT_CACHE_RAM_MIB,
+        metavar="MIB",
+        help="RAM for prompts that had to leave the KV cache; 0: none",
+    )
     return parser
 
 
@@ -104,4 +117,11 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
     return value

@@ -1,24 +1,33 @@
-"""Who is computed in the next step: no I/O, no clock, no llama.cpp.
+"""Who is computed in the next step: no I/O, no clock; what llama.cpp's cells hold is the `PrefixCache`'s business.
 
 A step is one batch: one token for every sequence that is answering, and pieces of the prompts of those that are not
-there yet, oldest first. `plan` says what to compute, `settle` takes the sampled tokens.
+there yet. `plan` says what to compute, `settle` takes the sampled tokens.
 
     waiting ──admit──▶ prefilling ──last prompt token computed──▶ decoding ──▶ finished
        ▲                   └──────────────┬───────────────────────────┘
        └──────────── preempted (its cells are needed by older ones)
 
-A slot is a `seq_id` of llama.cpp with what its cells hold. A finished sequence's cells stay until somebody needs the
-room, and a prompt that begins the same way is computed only from where it differs.
+Prompts are computed one after another, the shortest rest first, so that most need not wait for the long ones. Nobody
+starves: time is counted in computed tokens, and a prompt of which n tokens are missing goes before everybody who comes
+when n tokens have been computed since it came itself.
+
+A prompt that begins like one that is being computed waits until that has come to where they part, and then takes it
+over: what many ask at once is computed once. Nobody else waits for that.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
-MIN_REUSE_TOKENS = 64
-"""A shorter common beginning is not worth leaving the lowest free slot for: gaps between slots in use cost speed."""
+from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS, Match, PrefixCache
+from backends.llamacpp.prefix_tree import common_prefix, outside_images
+
+N_CONSIDERED: Final = 64
+"""Of so many who wait longest the next one is chosen: choosing has to cost little beside a step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +44,8 @@ class Sequence:
     n_past: int = 0
     n_reused_tokens: int = 0
     n_repeated_tokens: int = 0
+    came_at: int = 0
+    n_preempted: int = 0
 
     @property
     def n_generated_tokens(self) -> int:
@@ -64,47 +75,25 @@ class Piece:
         return self.start + self.n_tokens == len(self.sequence.tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Trim:
-    """Before the step: keep only the first `n_keep` cells of a slot. `sequence` is who wants to build on them."""
-
-    seq_id: int
-    n_keep: int
-    sequence: Sequence | None = None
-
-
-@dataclass(slots=True)
-class _Slot:
-    """`tokens` are those whose cells are in the cache while nobody runs here; `used_at` orders idle slots by age."""
-
-    tokens: list[int] = field(default_factory=list)
-    sequence: Sequence | None = None
-    used_at: int = 0
-
-    @property
-    def n_cells(self) -> int:
-        return self.sequence.n_past if self.sequence is not None else len(self.tokens)
-
-
 class Scheduler:
-    """`n_ctx_total` cells shared by `n_parallel` sequences of at most `n_ctx` tokens, `n_batch` tokens a step."""
+    """Sequences of at most `n_ctx` tokens, `n_batch` tokens a step."""
 
-    def __init__(self, *, n_parallel: int, n_ctx: int, n_ctx_total: int, n_batch: int) -> None:
+    def __init__(self, cache: PrefixCache, *, n_ctx: int, n_batch: int) -> None:
+        self.cache = cache
         self.n_ctx = n_ctx
-        self.n_ctx_total = n_ctx_total
         self.n_batch = n_batch
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: deque[Sequence] = deque()  # who was preempted, then who came first
         self.running: list[Sequence] = []  # oldest first
         self.n_preempted = 0
-        self._slots = [_Slot() for _ in range(n_parallel)]
-        self._trims: list[Trim] = []
-        self._clock = 0
+        self._n_computed = 0
+        self._parting: dict[Sequence, int] = {}  # where others wait for a prompt that is being computed
 
     @property
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
     def submit(self, sequence: Sequence) -> None:
+        sequence.came_at = self._n_computed
         self.waiting.append(sequence)
 
     def release(self, sequence: Sequence) -> None:
@@ -113,40 +102,29 @@ class Scheduler:
             if sequence in self.waiting:
                 self.waiting.remove(sequence)
             return
-        self._vacate(sequence, keep_cells=True)
-
-    def take_trims(self) -> list[Trim]:
-        """What has to be done to the cache before the next step is computed. Each is handed out once."""
-        trims, self._trims = self._trims, []
-        return trims
-
-    def reuse_failed(self, sequence: Sequence) -> None:
-        """The cells that a sequence was to build on are gone: it starts from its first token."""
-        sequence.n_past = 0
-        sequence.n_reused_tokens = 0
+        self._leave(sequence)
 
     def plan(self, prompt_budget: int) -> list[Piece]:
         """Pieces of the next step in ascending order of `seq_id`; empty when there is nothing to do.
 
         `prompt_budget` bounds the prompt tokens of one step, so that running answers go on meanwhile. While nobody is
-        answering, the oldest prompt is taken in pieces as large as a batch can hold, which computes fastest.
+        answering, the first prompt is taken in pieces as large as a batch can hold, which computes fastest.
         """
-        while self._n_missing_cells() > 0 and (self._evict_idle() or self._preempt_youngest()):
+        while not self.cache.can_take(len(self.running)) and self.make_room():
             pass
         self._admit()
         decoding = [s for s in self.running if s.is_decoding]
+        prefilling = sorted((s for s in self.running if not s.is_decoding), key=self._turn)
         pieces = [self._piece(s, 1) for s in decoding]
-        if self.running and not decoding:
-            prompt_budget = max(prompt_budget, self.running[0].n_pending_tokens)
-        budget = min(prompt_budget, self.n_batch - len(pieces))
-        budget = min(budget, self._n_cells_left() - len(pieces))
-        for sequence in self.running:
-            if budget <= 0:
+        if prefilling and not decoding:
+            prompt_budget = max(prompt_budget, prefilling[0].n_pending_tokens)
+        budget = min(prompt_budget, self.n_batch - len(pieces), self.cache.n_cells_left - len(pieces))
+        for sequence in prefilling:
+            n_tokens = min(self._n_before_parting(sequence), budget)
+            if n_tokens <= 0:
                 break
-            if not sequence.is_decoding:
-                n_tokens = min(sequence.n_pending_tokens, budget)
-                pieces.append(self._piece(sequence, n_tokens))
-                budget -= n_tokens
+            pieces.append(self._piece(sequence, n_tokens))
+            budget -= n_tokens
         pieces.sort(key=lambda piece: piece.seq_id)
         return pieces
 
@@ -159,121 +137,111 @@ class Scheduler:
     def settle(self, pieces: list[Piece]) -> Iterator[Sequence]:
         """The step was computed: yields, in the order of their logits, the sequences that get a token now."""
         for piece in pieces:
-            piece.sequence.n_past += piece.n_tokens
+            sequence, end = piece.sequence, piece.start + piece.n_tokens
+            sequence.n_past = end
+            self._n_computed += piece.n_tokens
+            self.cache.extend(piece.seq_id, sequence.tokens[piece.start : end])
             if piece.wants_logits:
-                yield piece.sequence
+                yield sequence
 
     def make_room(self) -> bool:
-        """llama.cpp found no cells although the sum said so. False when only one sequence is left and still none."""
-        return self._evict_idle() or self._preempt_youngest()
+        """Free cells of idle sequences, else of the youngest running one. False when one is left and nothing idle."""
+        return self.cache.evict() or self._preempt_youngest()
 
     def clear(self) -> list[Sequence]:
         """Forget the cache and everybody in it; returns who was running."""
         lost, self.running = self.running, []
-        self._slots = [_Slot() for _ in self._slots]
-        self._trims = [Trim(seq_id, 0) for seq_id in range(len(self._slots))]
+        self.cache.clear()
         return lost
 
-    def n_cells_used(self) -> int:
-        return sum(slot.n_cells for slot in self._slots)
-
-    # Room: cells are counted, never guessed, so that a step that was planned can be computed.
-
-    def _n_cells_left(self) -> int:
-        return self.n_ctx_total - self.n_cells_used()
-
-    def _n_missing_cells(self) -> int:
-        """Cells short of one more token for every running sequence."""
-        return len(self.running) - self._n_cells_left()
-
-    def _evict_idle(self, *, besides: int | None = None) -> bool:
-        """Free the cells of the idle slot that was used longest ago."""
-        idle = [i for i, slot in enumerate(self._slots) if slot.sequence is None and slot.tokens and i != besides]
-        if not idle:
-            return False
-        oldest = min(idle, key=lambda i: self._slots[i].used_at)
-        self._slots[oldest].tokens = []
-        self._trims.append(Trim(oldest, 0))
-        return True
-
     def _preempt_youngest(self) -> bool:
-        """Send the youngest running sequence back to the head of the queue, to be computed anew later."""
+        """Send the youngest running sequence back to the head of the queue, to go on when there is room."""
         if len(self.running) < 2:
             return False
         youngest = self.running[-1]
-        self._vacate(youngest, keep_cells=False)
+        seq_id = self._leave(youngest)
+        self.cache.displace(seq_id)
         self.waiting.appendleft(youngest)
+        youngest.n_preempted += 1
         self.n_preempted += 1
         return True
 
-    def _vacate(self, sequence: Sequence, *, keep_cells: bool) -> None:
+    def _leave(self, sequence: Sequence) -> int:
+        if sequence.seq_id is None:
+            raise ValueError("a sequence that has no slot cannot leave it")
         seq_id = sequence.seq_id
-        if seq_id is None:
-            return
-        self._clock += 1
-        slot = self._slots[seq_id]
-        slot.sequence = None
-        slot.used_at = self._clock
-        slot.tokens = sequence.tokens[: sequence.n_past] if keep_cells else []
-        if not keep_cells:
-            self._trims.append(Trim(seq_id, 0))
         self.running.remove(sequence)
+        self.cache.release(seq_id)
         sequence.seq_id = None
         sequence.n_past = 0
+        return seq_id
 
-    # Admission: first come, first served.
+    # Admission.
 
     def _admit(self) -> None:
-        while self.waiting:
-            sequence = self.waiting[0]
-            seq_id = self._best_slot(sequence.tokens)
-            if seq_id is None:
+        self._parting.clear()
+        while (chosen := self._next()) is not None:
+            sequence, match = chosen
+            has_room = self._has_room(match)
+            if not has_room and self.running and not self._fits(match, n_freed=self.cache.n_cells_behind(match)):
                 return
-            n_reused = self._n_reusable(seq_id, sequence.tokens)
-            while not self._can_hold(sequence, seq_id, n_reused):
-                if not self._evict_idle(besides=seq_id):
-                    break
-            if self.running and not self._can_hold(sequence, seq_id, n_reused):
-                return
-            self._start(self.waiting.popleft(), seq_id, n_reused)
+            self._start(sequence, match, in_place=not has_room)
 
-    def _can_hold(self, sequence: Sequence, seq_id: int, n_reused: int) -> bool:
-        """Whether a sequence fits beside what the running ones have yet to compute, with a next token for everybody."""
-        n_freed = self._slots[seq_id].n_cells - n_reused
+    def _next(self) -> tuple[Sequence, Match] | None:
+        """Whose turn it is to be admitted, and what it finds in the cache."""
+        if not self.cache.has_free_seq:
+            return None
+        best: tuple[int, Sequence, Match] | None = None
+        for sequence in islice(self.waiting, N_CONSIDERED):
+            match = self.cache.find(sequence.tokens)
+            if self._is_worth_waiting(sequence, match):
+                continue
+            if sequence.n_preempted:
+                return sequence, match
+            turn = self._turn(sequence) - match.n_tokens
+            if best is None or turn < best[0]:
+                best = turn, sequence, match
+        return None if best is None else best[1:]
+
+    @staticmethod
+    def _turn(sequence: Sequence) -> int:
+        """Who has the least of it is first."""
+        return sequence.came_at + sequence.n_pending_tokens
+
+    def _is_worth_waiting(self, sequence: Sequence, match: Match) -> bool:
+        """Whether somebody is computing clearly more of this prompt's beginning than can be had now."""
+        for other in self.running:
+            begins_alike = sequence.tokens[:MIN_REUSE_TOKENS] == other.tokens[:MIN_REUSE_TOKENS]
+            if other.is_decoding or not begins_alike:
+                continue
+            n_common = common_prefix(sequence.tokens, other.tokens)
+            n_common = outside_images(sequence.tokens, min(n_common, len(sequence.tokens) - 1))
+            if n_common > other.n_past and n_common >= match.n_tokens + MIN_REUSE_TOKENS:
+                self._parting[other] = min(n_common, self._parting.get(other, n_common))
+                return True
+        return False
+
+    def _n_before_parting(self, sequence: Sequence) -> int:
+        """Tokens to compute at once: a memory that cannot be cut can be taken over only where it ends just then."""
+        parting = self._parting.get(sequence)
+        if parting is None or self.cache.cuts_anywhere:
+            return sequence.n_pending_tokens
+        return parting - sequence.n_past
+
+    def _has_room(self, match: Match) -> bool:
+        while not self._fits(match):
+            if not self.cache.evict(besides=match.seq_id):
+                return False
+        return True
+
+    def _fits(self, match: Match, *, n_freed: int = 0) -> bool:
+        """Whether there is room beside what the running ones have yet to compute, and for a next token of everybody."""
         n_promised = sum(s.n_pending_tokens for s in self.running) + len(self.running) + 1
-        return len(sequence.tokens) - n_reused + n_promised <= self._n_cells_left() + n_freed
+        return self.cache.can_take(match.n_new_cells + n_promised - n_freed)
 
-    def _start(self, sequence: Sequence, seq_id: int, n_reused: int) -> None:
-        self._trims.append(Trim(seq_id, n_reused, sequence))
-        slot = self._slots[seq_id]
-        slot.sequence = sequence
-        slot.tokens = []
-        sequence.seq_id = seq_id
-        sequence.n_past = sequence.n_reused_tokens = n_reused
+    def _start(self, sequence: Sequence, match: Match, *, in_place: bool) -> None:
+        self.waiting.remove(sequence)
+        sequence.seq_id, sequence.n_past = self.cache.claim(match, in_place=in_place)
+        if not sequence.n_preempted:
+            sequence.n_reused_tokens = sequence.n_past
         self.running.append(sequence)
-
-    def _best_slot(self, tokens: list[int]) -> int | None:
-        """The free slot that saves most, the lowest among equals."""
-        free = [i for i, slot in enumerate(self._slots) if slot.sequence is None]
-        return max(free, key=lambda i: (self._n_reusable(i, tokens), -i), default=None)
-
-    def _n_reusable(self, seq_id: int, tokens: list[int]) -> int:
-        """Tokens already in a slot's cells; the last one is always computed, for its logits."""
-        n_common = common_prefix(self._slots[seq_id].tokens, tokens)
-        n_common = min(n_common, len(tokens) - 1)
-        return n_common if n_common >= MIN_REUSE_TOKENS else 0
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """Number of leading tokens that two lists share."""
-    limit = min(len(a), len(b))
-    if a[:limit] == b[:limit]:
-        return limit
-    low, high = 0, limit  # a[:low] equals b[:low], a[:high] does not
-    while high - low > 1:
-        middle = (low + high) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low

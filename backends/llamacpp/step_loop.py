@@ -71,9 +71,14 @@ class StepStats:
     n_generated_tokens: int = 0
     n_preempted: int = 0
     n_failed_steps: int = 0
+    n_forks: int = 0
+    n_spills: int = 0
+    n_restores: int = 0
+    n_cache_checks: int = 0
     n_running: int = 0
     n_waiting: int = 0
     n_cells_used: int = 0
+    n_spilled_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -109,6 +114,7 @@ class StepLoop:
 
     `submit` and `cancel` may be called from any thread and return at once; a cancelled generation's cells are free
     before the next step. After `MAX_FAILED_STEPS` failed steps in a row the loop ends and `on_broken` is told why.
+    `checks_cache`: whenever there is nothing to do, have the cache compared with what llama.cpp holds.
     """
 
     model: Model
@@ -116,6 +122,7 @@ class StepLoop:
     scheduler: Scheduler
     deliver: Callable[[list[Delta]], None]
     on_broken: Callable[[str], None]
+    checks_cache: bool = False
     stats: StepStats = field(default_factory=StepStats)
     _commands: queue.SimpleQueue[_Command] = field(default_factory=queue.SimpleQueue)
     _answers: dict[Sequence, _Answer] = field(default_factory=dict)
@@ -157,6 +164,8 @@ class StepLoop:
         """Carry out what was asked since the last step, waiting while there is nothing to compute. False: end."""
         while True:
             if not self.scheduler.has_work:
+                if self.checks_cache:
+                    self.scheduler.cache.check()
                 self._note_load()  # no step will
             try:
                 command = self._commands.get(block=not self.scheduler.has_work)
@@ -196,9 +205,6 @@ class StepLoop:
 
     def _step(self) -> list[Delta]:
         pieces = self.scheduler.plan(self._pace.budget(self.scheduler.n_batch))
-        self._trim()
-        if any(piece.start != piece.sequence.n_past for piece in pieces):
-            return []  # cells that were to be reused are gone: plan again
         self._note_load()
         if not pieces:
             return []
@@ -216,15 +222,6 @@ class StepLoop:
         self.stats.n_prompt_tokens += n_prompt_tokens
         self._pace.learn(n_prompt_tokens, elapsed_s)
         return self._sample(pieces)
-
-    def _trim(self) -> None:
-        for trim in self.scheduler.take_trims():
-            kept = self.context.keep_prefix(trim.seq_id, trim.n_keep)
-            if trim.sequence is not None and trim.sequence.seq_id == trim.seq_id:
-                if kept:
-                    self.stats.n_reused_tokens += trim.n_keep
-                else:
-                    self.scheduler.reuse_failed(trim.sequence)
 
     def _fill(self, pieces: list[Piece]) -> int:
         """Write the pieces into the batch; returns the number of rows."""
@@ -304,4 +301,11 @@ class StepLoop:
         self.stats.n_running = len(self.scheduler.running)
         self.stats.n_waiting = len(self.scheduler.waiting)
         self.stats.n_preempted = self.scheduler.n_preempted
-        self.stats.n_cells_used = self.scheduler.n_cells_used()
+        cache = self.scheduler.cache
+        self.stats.n_cells_used = cache.n_cells_used
+        self.stats.n_spilled_bytes = cache.n_spilled_bytes
+        self.stats.n_reused_tokens = cache.stats.n_reused_tokens
+        self.stats.n_forks = cache.stats.n_forks
+        self.stats.n_spills = cache.stats.n_spills
+        self.stats.n_restores = cache.stats.n_restores
+        self.stats.n_cache_checks = cache.stats.n_checks

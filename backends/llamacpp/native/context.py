@@ -16,6 +16,7 @@ from backends.llamacpp.native.model import Model
 
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
+State = npt.NDArray[np.uint8]
 
 _GGML_TYPES: Final = {
     "f32": llama_cpp.GGML_TYPE_F32,
@@ -80,6 +81,11 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(self._handle)
         self._n_vocab = model.n_vocab
         self._n_swa = model.n_swa
+        self._has_recurrent_state = model.has_recurrent_state
+        self._is_offloaded = model.is_offloaded
+        self.shares_cells = options.unified or options.n_parallel == 1
+        self._in_transit: set[int] = set()  # copies between streams that the next `decode` makes before anything else
+        self._scratch: State = np.empty(0, np.uint8)
         n_batch = options.n_batch
         self.token: Int32Array = np.zeros(n_batch, np.int32)
         self.pos: Int32Array = np.zeros(n_batch, np.int32)
@@ -114,6 +120,7 @@ class Context:
         """Compute the first `n_tokens` rows; blocks, without the interpreter lock. Raises `DecodeError`."""
         self._batch.n_tokens = n_tokens
         code = llama_cpp.llama_decode(self._handle, self._batch)
+        self._in_transit.clear()
         if code != 0:
             raise DecodeError(code, recent_log())
 
@@ -132,22 +139,88 @@ class Context:
             view = self._views[address, n_rows] = flat.reshape(n_rows, self._n_vocab)
         return view
 
+    @property
+    def cuts_anywhere(self) -> bool:
+        """Whether the cells of any beginning are there on their own: no sliding window, no recurrent state."""
+        return not (self._n_swa or self._has_recurrent_state)
+
+    def n_tokens(self, seq_id: int) -> int:
+        """How far a sequence's cells go."""
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+
+    def can_keep(self, seq_id: int, n_tokens: int) -> bool:
+        """Whether a sequence can be gone on with behind its first `n_tokens`."""
+        if n_tokens == self.n_tokens(seq_id):
+            return True  # there is nothing to cut
+        if self._has_recurrent_state:
+            return False
+        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+        return bool(first == 0 or (first > 0 and self._n_swa > 0 and first <= n_tokens - self._n_swa))
+
     def forget(self, seq_id: int) -> None:
         """Free every cell of a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
 
-    def keep_prefix(self, seq_id: int, n_keep: int) -> bool:
-        """Drop a sequence's cells from position `n_keep` on.
+    def keep_prefix(self, seq_id: int, n_tokens: int) -> bool:
+        """Drop a sequence's cells from position `n_tokens` on.
 
         False, with nothing of the sequence left, where this model's memory cannot be cut there (a recurrent state, or
         a sliding window that has moved past).
         """
-        can_cut = n_keep > 0 and self._window_reaches(seq_id, n_keep)
-        if can_cut and llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_keep, -1):
+        can_cut = n_tokens > 0 and self.can_keep(seq_id, n_tokens)
+        if can_cut and llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_tokens, -1):
             return True
         self.forget(seq_id)
-        return n_keep == 0
+        return n_tokens == 0
 
-    def _window_reaches(self, seq_id: int, n_keep: int) -> bool:
-        first = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
-        return bool(first == 0 or (first > 0 and self._n_swa > 0 and first <= n_keep - self._n_swa))
+    def fork(self, source: int, target: int, n_tokens: int) -> bool:
+        """Give the first `n_tokens` of a sequence to one that holds nothing. False, with nothing given: it cannot be.
+
+        In one pool they share the cells. Between streams llama.cpp copies all of a stream, used or not, and only
+        before the next `decode`; on the host the used part is copied here at once instead.
+        """
+        if not self.can_keep(source, n_tokens):
+            return False
+        if self.shares_cells or self._is_offloaded:
+            end = n_tokens if self.shares_cells and self.cuts_anywhere else -1
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
+            if not self.shares_cells:
+                self._in_transit |= {source, target}
+        elif not self._copy(source, target):
+            return False
+        return self.keep_prefix(target, n_tokens)
+
+    def _copy(self, source: int, target: int) -> bool:
+        n_bytes = self.state_size(source)
+        if len(self._scratch) < n_bytes:
+            self._scratch = np.empty(n_bytes * 3 // 2, np.uint8)
+        state = self._scratch[:n_bytes]
+        return self._read_state(source, state) and self.restore(target, state)
+
+    def state_size(self, seq_id: int) -> int:
+        return int(llama_cpp.llama_state_seq_get_size(self._handle, seq_id))
+
+    def save(self, seq_id: int) -> State | None:
+        """A copy of everything that a sequence has in memory."""
+        state: State = np.empty(self.state_size(seq_id), np.uint8)
+        return state if self._read_state(seq_id, state) else None
+
+    def _read_state(self, seq_id: int, state: State) -> bool:
+        if seq_id in self._in_transit:
+            return False
+        return bool(
+            llama_cpp.llama_state_seq_get_data(self._handle, _bytes(state), state.nbytes, seq_id) == state.nbytes
+        )
+
+    def restore(self, seq_id: int, state: State) -> bool:
+        """Give a saved state to a sequence that holds nothing; False, with nothing given, where there is no room."""
+        if seq_id in self._in_transit:
+            return False
+        if llama_cpp.llama_state_seq_set_data(self._handle, _bytes(state), state.nbytes, seq_id) == state.nbytes:
+            return True
+        self.forget(seq_id)
+        return False
+
+
+def _bytes(state: State) -> Any:
+    return ctypes.cast(state.ctypes.data, ctypes.POINTER(ctypes.c_uint8))

@@ -12,7 +12,7 @@ from typing import Final
 
 import llama_cpp
 
-from backends.llamacpp.native.library import NativeError, forget_log, recent_log
+from backends.llamacpp.native.library import NativeError, forget_log, recent_log, supports_gpu_offload
 
 _MARKER: Final = re.compile(r"<[^\s<>]+>")
 _LOAD_MODE_NONE: Final = 0
@@ -56,6 +56,9 @@ class Model:
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
         self.n_ctx_train: int = llama_cpp.llama_model_n_ctx_train(self.handle)
         self.n_swa: int = llama_cpp.llama_model_n_swa(self.handle)
+        is_recurrent, is_hybrid = llama_cpp.llama_model_is_recurrent, llama_cpp.llama_model_is_hybrid
+        self.has_recurrent_state: bool = is_recurrent(self.handle) or is_hybrid(self.handle)
+        self.is_offloaded: bool = n_gpu_layers != 0 and supports_gpu_offload()
         self.bos_token: int = llama_cpp.llama_vocab_bos(self._vocab)
         self.eos_token: int = llama_cpp.llama_vocab_eos(self._vocab)
         self.adds_bos: bool = llama_cpp.llama_vocab_get_add_bos(self._vocab)

@@ -20,6 +20,7 @@ from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
 from backends.llamacpp.scheduler import Scheduler, Sequence
 from backends.llamacpp.step_loop import Delta, Finish, Generation, StepLoop
 from backends.openai_schema import ChatCompletionRequest
+from tests.backends.llamacpp.cells import FakeCells, fake_cache
 from tests.backends.llamacpp.test_continuation import CHAT, continued
 from tests.backends.llamacpp.worker import Client, assistant, user
 
@@ -205,15 +206,12 @@ class SmallContext:
         rng = np.random.default_rng([self.seed, len(self.read)])
         return rng.normal(0, 2, (n_rows, len(PIECES))).astype(np.float32)
 
-    def keep_prefix(self, _seq_id: int, _n_keep: int) -> bool:
-        return True
-
 
 def run(generation: Generation, seed: int, *, n_ctx: int = 64) -> tuple[list[Delta], list[int], list[int]]:
     """Deltas of a generation, the tokens that were sampled and those that were read."""
     model, context = SmallModel(), SmallContext(seed)
     news: queue.SimpleQueue[list[Delta]] = queue.SimpleQueue()
-    scheduler = Scheduler(n_parallel=1, n_ctx=n_ctx, n_ctx_total=n_ctx, n_batch=16)
+    scheduler = Scheduler(fake_cache(FakeCells(n_ctx, n_ctx), 1), n_ctx=n_ctx, n_batch=16)
     loop = StepLoop(cast(Model, model), cast(Context, context), scheduler, news.put, pytest.fail)
     loop.start()
     loop.submit(1, generation)

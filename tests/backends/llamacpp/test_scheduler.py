@@ -1,63 +1,60 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from backends.llamacpp.scheduler import MIN_REUSE_TOKENS, Piece, Scheduler, Sequence, common_prefix
+from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS
+from backends.llamacpp.prefix_tree import common_prefix, outside_images
+from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
-SYSTEM_PROMPTS: tuple[list[int], ...] = ([1] * 100, [2] * 70, [1] * 80 + [3] * 40, [])
-
-
-@dataclass(slots=True)
-class Cells:
-    """What llama.cpp's cache would hold: the tokens of every `seq_id`."""
-
-    n_total: int
-    rows: dict[int, list[int]] = field(default_factory=dict)
-
-    @property
-    def n_used(self) -> int:
-        return sum(map(len, self.rows.values()))
-
-    def keep(self, seq_id: int, n_keep: int) -> None:
-        row = self.rows.setdefault(seq_id, [])
-        assert n_keep <= len(row), "a prefix was promised that nobody computed"
-        del row[n_keep:]
-
-    def compute(self, piece: Piece) -> None:
-        row = self.rows.setdefault(piece.seq_id, [])
-        assert len(row) == piece.start, "cells are written in order, each once"
-        row += piece.sequence.tokens[piece.start : piece.start + piece.n_tokens]
+SYSTEM_PROMPTS: tuple[list[int], ...] = ([1] * 60, [2] * 40, [1] * 50 + [3] * 20, [4] * 10 + [-5] * 20, [])
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Many clients, random ends and failures, against a model of the cache."""
+    """Many clients, random ends and failures, against a model of the cells."""
 
     @initialize(
         n_parallel=st.integers(1, 5),
-        n_ctx=st.integers(100, 250),
+        n_ctx=st.integers(100, 200),
         n_shares=st.floats(1, 5),
         n_batch=st.integers(5, 200),
+        shares_cells=st.booleans(),
+        kind=st.sampled_from(["plain", "plain", "window", "recurrent"]),
+        ram_budget_bytes=st.sampled_from([0, 2000, 100_000]),
     )
-    def start(self, n_parallel: int, n_ctx: int, n_shares: float, n_batch: int) -> None:
-        n_ctx_total = int(n_ctx * min(n_shares, n_parallel))
-        self.scheduler = Scheduler(n_parallel=n_parallel, n_ctx=n_ctx, n_ctx_total=n_ctx_total, n_batch=n_batch)
+    def start(
+        self,
+        n_parallel: int,
+        n_ctx: int,
+        n_shares: float,
+        n_batch: int,
+        shares_cells: bool,
+        kind: str,
+        ram_budget_bytes: int,
+    ) -> None:
+        n_cells = int(n_ctx * min(n_shares, n_parallel)) if shares_cells else n_ctx * n_parallel
+        self.cells = FakeCells(n_cells, n_ctx, shares_cells, kind)
+        self.cache = fake_cache(self.cells, n_parallel, ram_budget_bytes)
+        self.scheduler = Scheduler(self.cache, n_ctx=n_ctx, n_batch=n_batch)
         self.n_parallel = n_parallel
-        self.cells = Cells(n_ctx_total)
         self.alive: list[Sequence] = []
-        self.arrived: list[Sequence] = []
-        self.admitted: set[Sequence] = set()
 
     @rule(begin=st.sampled_from(SYSTEM_PROMPTS), n_more=st.integers(1, 60), max_tokens=st.integers(1, 40))
     def submit(self, begin: list[int], n_more: int, max_tokens: int) -> None:
         prompt = (begin + list(range(1000, 1000 + n_more)))[: self.scheduler.n_ctx - 1]
+        self.ask(prompt, max_tokens)
+
+    @rule(last=st.integers(50, 60), n_clients=st.integers(2, 6))
+    def many_arrive_together(self, last: int, n_clients: int) -> None:
+        for client in range(n_clients):
+            self.ask([1] * last + [100 + client] * 20, 5)
+
+    def ask(self, prompt: list[int], max_tokens: int) -> None:
         sequence = Sequence(list(prompt), len(prompt), max_tokens)
         self.alive.append(sequence)
-        self.arrived.append(sequence)
         self.scheduler.submit(sequence)
 
     @precondition(lambda self: self.alive)
@@ -65,20 +62,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     def client_leaves(self, data: st.DataObject) -> None:
         self.end(data.draw(st.sampled_from(self.alive)))
 
-    @rule(prompt_budget=st.integers(1, 200), fails=st.sampled_from(["", "", "", "", "full", "fatal"]))
+    @rule(prompt_budget=st.integers(1, 200), fails=st.sampled_from(["", "", "", "", "full", "fatal", "copies"]))
     def step(self, prompt_budget: int, fails: str) -> None:
         self.run_step(prompt_budget, fails=fails)
 
-    @rule(prompt_budget=st.integers(1, 200))
-    def step_whose_reuse_fails(self, prompt_budget: int) -> None:
-        pieces = self.scheduler.plan(prompt_budget)
-        for trim in self.scheduler.take_trims():
-            self.cells.keep(trim.seq_id, 0)
-            if trim.sequence is not None and trim.sequence.seq_id == trim.seq_id:
-                self.scheduler.reuse_failed(trim.sequence)
-        self.note_admissions()
-        if all(piece.start == piece.sequence.n_past for piece in pieces):
-            self.compute(pieces)
+    @rule(begin=st.sampled_from(SYSTEM_PROMPTS), n_more=st.integers(1, 60))
+    def find_finds_the_longest_beginning_that_can_be_kept(self, begin: list[int], n_more: int) -> None:
+        prompt = begin + list(range(1000, 1000 + n_more))
+        kept = [0]
+        for seq_id in self.cells.rows:
+            n_common = min(common_prefix(self.cells.tokens(seq_id), prompt), len(prompt) - 1)
+            n_common = outside_images(prompt, n_common)
+            if n_common >= MIN_REUSE_TOKENS and self.cells.can_keep(seq_id, n_common):
+                kept.append(n_common)
+        match = self.cache.find(prompt)
+        if match.spilled is None:
+            assert match.n_tokens == max(kept)
+        else:
+            assert match.n_tokens >= max(kept) + MIN_REUSE_TOKENS
 
     @rule()
     def everybody_is_answered_in_the_end(self) -> None:
@@ -90,12 +91,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.alive
 
     def run_step(self, prompt_budget: int, *, fails: str = "") -> list[Piece]:
+        self.cells.refuses = fails == "copies"
         pieces = self.scheduler.plan(prompt_budget)
-        for trim in self.scheduler.take_trims():
-            self.cells.keep(trim.seq_id, trim.n_keep)
-        assert self.scheduler.take_trims() == []
-        self.note_admissions()
-        self.check_reuse()
+        self.cells.refuses = False
         self.check(pieces)
         if fails == "full" and pieces:
             n_running = len(self.scheduler.running)
@@ -103,22 +101,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif fails == "fatal" and pieces:
             for sequence in self.scheduler.clear():
                 self.alive.remove(sequence)
+                sequence.seq_id = None
         else:
             self.compute(pieces)
         return pieces
-
-    def note_admissions(self) -> None:
-        """First come, first served: whoever came before somebody admitted has been admitted too, or has left."""
-        self.admitted |= set(self.scheduler.running)
-        order = [sequence in self.admitted for sequence in self.arrived if sequence in self.alive]
-        assert order == sorted(order, reverse=True)
-
-    def check_reuse(self) -> None:
-        for sequence in self.scheduler.running:
-            assert sequence.seq_id is not None
-            assert self.cells.rows.get(sequence.seq_id, []) == sequence.tokens[: sequence.n_past]
-            assert sequence.n_past < len(sequence.tokens), "the last token is computed for its logits"
-            assert sequence.n_reused_tokens == 0 or sequence.n_reused_tokens >= MIN_REUSE_TOKENS
 
     def check(self, pieces: list[Piece]) -> None:
         running = self.scheduler.running
@@ -128,12 +114,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(piece.n_tokens > 0 for piece in pieces)
         computed = [piece.sequence for piece in pieces]
         assert all(sequence in computed for sequence in running if sequence.is_decoding)
-        assert not running or running[0] in computed, "the oldest always moves"
+        for sequence in running:
+            assert sequence.seq_id is not None
+            assert self.cells.tokens(sequence.seq_id) == sequence.tokens[: sequence.n_past]
+            assert sequence.n_past < len(sequence.tokens), "the last token is computed for its logits"
+            assert sequence.n_reused_tokens == 0 or sequence.n_reused_tokens >= MIN_REUSE_TOKENS
 
     def compute(self, pieces: list[Piece]) -> None:
         for piece in pieces:
-            self.cells.compute(piece)
-        assert self.cells.n_used <= self.cells.n_total
+            assert self.cells.n_tokens(piece.seq_id) == piece.start
+            self.cells.compute(piece.seq_id, piece.sequence.tokens[piece.start : piece.start + piece.n_tokens])
         for sequence in list(self.scheduler.settle(pieces)):
             sequence.tokens.append(5000 + len(sequence.tokens))
             if sequence.n_generated_tokens >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
@@ -156,16 +146,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(sequence.seq_id is None for sequence in waiting)
 
     @invariant()
-    def cells_are_counted_and_never_more_than_there_are(self) -> None:
-        assert self.scheduler.n_cells_used() <= self.scheduler.n_ctx_total
+    def cells_are_counted_exactly(self) -> None:
+        self.cache.check()
+        assert self.cache.n_cells_used == self.cells.n_used <= self.cells.n_cells
 
 
-SchedulerMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+SchedulerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestScheduler = SchedulerMachine.TestCase
 
 
-def scheduler(n_parallel: int = 4, n_ctx: int = 200, n_ctx_total: int = 800, n_batch: int = 100) -> Scheduler:
-    return Scheduler(n_parallel=n_parallel, n_ctx=n_ctx, n_ctx_total=n_ctx_total, n_batch=n_batch)
+def cells(n_ctx: int = 200, n_parallel: int = 4, **how: bool | str) -> FakeCells:
+    return FakeCells(n_ctx * n_parallel, n_ctx, **how)  # type: ignore[arg-type]
+
+
+def scheduler(n_parallel: int = 4, n_ctx: int = 200, n_cells: int = 800, n_batch: int = 100) -> Scheduler:
+    cache = fake_cache(FakeCells(n_cells, n_ctx, shares_cells=n_cells < n_ctx * n_parallel), n_parallel)
+    return Scheduler(cache, n_ctx=n_ctx, n_batch=n_batch)
 
 
 def asked(prompt: list[int], max_tokens: int = 50) -> Sequence:
@@ -174,10 +170,17 @@ def asked(prompt: list[int], max_tokens: int = 50) -> Sequence:
 
 def advance(scheduler: Scheduler, budget: int = 1000) -> list[Piece]:
     pieces = scheduler.plan(budget)
-    scheduler.take_trims()
+    fake = scheduler.cache._cells
+    assert isinstance(fake, FakeCells)
+    for piece in pieces:
+        fake.compute(piece.seq_id, piece.sequence.tokens[piece.start : piece.start + piece.n_tokens])
     for sequence in scheduler.settle(pieces):
         sequence.tokens.append(9)
     return pieces
+
+
+def sizes(pieces: list[Piece]) -> dict[Sequence, int]:
+    return {piece.sequence: piece.n_tokens for piece in pieces}
 
 
 def test_long_prompt_never_stops_a_running_answer() -> None:
@@ -187,17 +190,48 @@ def test_long_prompt_never_stops_a_running_answer() -> None:
     advance(one)
     one.submit(second)
     for n_more in range(1, 8):
-        pieces = advance(one)
-        assert {piece.sequence: piece.n_tokens for piece in pieces} == {first: 1, second: 19}
+        assert sizes(advance(one)) == {first: 1, second: 19}
         assert first.n_generated_tokens == 1 + n_more
 
 
-def test_older_prompts_are_computed_first() -> None:
+def test_of_equal_prompts_the_older_is_computed_first() -> None:
     one = scheduler(n_batch=100)
     older, newer = asked([1] * 80), asked([2] * 80)
     one.submit(older)
     one.submit(newer)
-    assert {piece.sequence: piece.n_tokens for piece in advance(one)} == {older: 80, newer: 20}
+    assert sizes(advance(one)) == {older: 80, newer: 20}
+
+
+def test_shorter_prompt_goes_before_a_longer_that_came_with_it() -> None:
+    one = scheduler(n_batch=50)
+    longer, shorter = asked([1] * 80), asked([2] * 40)
+    one.submit(longer)
+    one.submit(shorter)
+    assert sizes(advance(one)) == {shorter: 40, longer: 10}
+
+
+def test_short_prompt_overtakes_a_long_one_that_is_being_computed() -> None:
+    one = scheduler(n_batch=30)
+    longer, shorter = asked([1] * 150), asked([2] * 20)
+    one.submit(longer)
+    advance(one)
+    one.submit(shorter)
+    assert sizes(advance(one)) == {shorter: 20, longer: 10}
+
+
+@pytest.mark.parametrize("n_parallel", [1, 3])
+def test_long_prompt_is_not_overtaken_for_ever(n_parallel: int) -> None:
+    """Short ones come as fast as they are computed: when as many tokens were, it is the long one's turn."""
+    one = scheduler(n_parallel=n_parallel, n_cells=200 * n_parallel, n_batch=20)
+    longer = asked([1] * 150)
+    one.submit(longer)
+    n_computed = 0
+    while not longer.n_past:
+        one.submit(asked([2 + n_computed] * 20, max_tokens=1))
+        n_computed += sum(sizes(advance(one)).values())
+        for sequence in [s for s in one.running if s.n_generated_tokens]:
+            one.release(sequence)
+    assert n_computed <= 150 + 2 * 20
 
 
 def test_prompt_budget_bounds_a_step_while_somebody_is_answering() -> None:
@@ -206,7 +240,7 @@ def test_prompt_budget_bounds_a_step_while_somebody_is_answering() -> None:
     one.submit(first)
     advance(one)
     one.submit(second)
-    assert {piece.sequence: piece.n_tokens for piece in advance(one, 30)} == {first: 1, second: 30}
+    assert sizes(advance(one, 30)) == {first: 1, second: 30}
 
 
 def test_prompt_that_begins_like_a_finished_one_is_computed_from_where_it_differs() -> None:
@@ -218,9 +252,7 @@ def test_prompt_that_begins_like_a_finished_one_is_computed_from_where_it_differ
     second = asked([1] * 90 + [3] * 5)
     one.submit(second)
     (piece,) = one.plan(1000)
-    (trim,) = one.take_trims()
     assert (piece.start, piece.n_tokens, second.n_reused_tokens) == (90, 5, 90)
-    assert (trim.seq_id, trim.n_keep, trim.sequence) == (piece.seq_id, 90, second)
 
 
 def test_same_prompt_again_computes_its_last_token_for_the_logits() -> None:
@@ -235,7 +267,7 @@ def test_same_prompt_again_computes_its_last_token_for_the_logits() -> None:
 
 
 def test_short_common_beginning_is_not_worth_a_higher_slot() -> None:
-    one = scheduler()
+    one = scheduler(n_parallel=2, n_cells=400)
     sequences = [asked([i] * (MIN_REUSE_TOKENS - 1)) for i in range(2)]
     for sequence in sequences:
         one.submit(sequence)
@@ -250,7 +282,7 @@ def test_short_common_beginning_is_not_worth_a_higher_slot() -> None:
 
 
 def test_youngest_gives_way_when_cells_run_out_and_is_first_to_come_back() -> None:
-    one = scheduler(n_parallel=2, n_ctx=100, n_ctx_total=100)
+    one = scheduler(n_parallel=2, n_ctx=100, n_cells=100)
     older, younger, third = asked([1] * 40), asked([2] * 40), asked([3] * 40)
     for sequence in (older, younger, third):
         one.submit(sequence)
@@ -266,6 +298,22 @@ def test_youngest_gives_way_when_cells_run_out_and_is_first_to_come_back() -> No
     assert younger.n_generated_tokens == n_said + 1
 
 
+def test_who_gave_way_goes_on_from_ram_and_computes_nothing_twice() -> None:
+    fake = FakeCells(100, 100)
+    one = Scheduler(fake_cache(fake, 2, ram_budget_bytes=10_000), n_ctx=100, n_batch=100)
+    older, younger = asked([1] * 40), asked([2] * 40)
+    one.submit(older)
+    one.submit(younger)
+    while younger not in one.waiting:
+        advance(one)
+    one.release(older)
+    n_said = younger.n_generated_tokens
+    while younger.n_generated_tokens < n_said + 5:
+        advance(one)
+    assert fake.computed.count(2) == 40
+    assert younger.n_reused_tokens == 0, "what was its own before is no news to its client"
+
+
 def test_sequence_without_a_slot_cannot_be_released_twice() -> None:
     one = scheduler()
     sequence = asked([1])
@@ -276,19 +324,63 @@ def test_sequence_without_a_slot_cannot_be_released_twice() -> None:
 
 
 def test_clear_tells_who_was_running_and_keeps_who_waits() -> None:
-    one = scheduler(n_parallel=1)
+    one = scheduler(n_parallel=1, n_cells=200)
     first, second = asked([1] * 80), asked([1] * 80)
     one.submit(first)
     one.submit(second)
     advance(one)
     assert one.clear() == [first]
-    assert one.n_cells_used() == 0
+    assert one.cache.n_cells_used == 0
     (piece,) = one.plan(1000)
     assert (piece.sequence, piece.start) == (second, 0)
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "n"), [([], [], 0), ([1], [], 0), ([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2, 3], 2), ([2], [1], 0)]
-)
-def test_common_prefix_of_two_lists(a: list[int], b: list[int], n: int) -> None:
-    assert common_prefix(a, b) == n
+@pytest.mark.parametrize("shares_cells", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "window", "recurrent"])
+def test_beginning_that_many_ask_for_at_once_is_computed_once(kind: str, shares_cells: bool) -> None:
+    fake = cells(n_parallel=16, shares_cells=shares_cells, kind=kind)
+    one = Scheduler(fake_cache(fake, 16), n_ctx=200, n_batch=64)
+    sequences = [asked([1] * 100 + [100 + client] * 10) for client in range(16)]
+    for sequence in sequences:
+        one.submit(sequence)
+    while not all(sequence.n_generated_tokens for sequence in sequences):
+        advance(one, 40)
+    assert fake.computed.count(1) == 100
+    assert [sequence.n_reused_tokens for sequence in sequences] == [0] + [100] * 15
+
+
+def test_nobody_waits_for_a_beginning_that_is_not_theirs() -> None:
+    one = scheduler(n_batch=100)
+    leader, follower, stranger = asked([1] * 150), asked([1] * 140 + [2] * 15), asked([3] * 145)
+    for sequence in (leader, follower, stranger):
+        one.submit(sequence)
+    pieces = advance(one)
+    assert follower not in sizes(pieces)
+    assert stranger in one.running
+    while follower in one.waiting:
+        advance(one)
+    assert follower.n_reused_tokens == 140
+
+
+def test_beginning_is_computed_by_another_when_the_first_leaves() -> None:
+    one = scheduler(n_batch=50)
+    leader, follower = asked([1] * 150), asked([1] * 140 + [2] * 15)
+    one.submit(leader)
+    one.submit(follower)
+    advance(one)
+    one.release(leader)
+    pieces = advance(one)
+    assert sizes(pieces) == {follower: 50}
+    assert follower.n_reused_tokens == 50
+
+
+def test_images_are_taken_over_whole_or_not_at_all() -> None:
+    one = scheduler(n_batch=200)
+    image, other_image = list(range(-40, -10)), [*range(-40, -11), -99]
+    first, same, other = (asked([1] * 20 + pieces + [5] * 40) for pieces in (image, image, other_image))
+    for sequence in (first, same, other):
+        one.submit(sequence)
+        while not sequence.n_generated_tokens:
+            advance(one)
+        one.release(sequence)
+    assert (same.n_reused_tokens, other.n_reused_tokens) == (89, 20)

@@ -31,7 +31,9 @@ def command(*flags: str, model: Path = MODEL) -> list[str]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    return {**{name: value for name, value in os.environ.items() if name != "GGUF_WORKER_API_KEY"}, **extra}
+    """Whenever a worker of the tests has nothing to do it checks its cache, and ends where that is not right."""
+    inherited = {name: value for name, value in os.environ.items() if name != "GGUF_WORKER_API_KEY"}
+    return {**inherited, "GGUF_WORKER_CHECK_CACHE": "1", **extra}
 
 
 @contextmanager

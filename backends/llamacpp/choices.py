@@ -35,9 +35,12 @@ class Choices:
         return [(channel, text) for channel, text in pieces if text]
 
     def usage(self) -> Usage:
-        """A prompt that several choices share is counted once, as OpenAI does."""
+        """A prompt that several choices share is counted once, as OpenAI does, and so is what was found of it."""
         prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
-        return Usage(sum(prompts.values()), sum(self._n_generated), max(self._n_reused))
+        n_cached = dict(prompts)
+        for generation, n_reused in zip(self.generations, self._n_reused, strict=True):
+            n_cached[id(generation.prompt)] = min(n_cached[id(generation.prompt)], n_reused)
+        return Usage(sum(prompts.values()), sum(self._n_generated), sum(n_cached.values()))
 
 
 def _splitter(format_: ReasoningFormat | None, prompt: Prompt | None) -> ReasoningSplitter | None:

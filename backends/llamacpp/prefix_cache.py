@@ -28,7 +28,12 @@ class Cells(Protocol):
 
     @property
     def shares_cells(self) -> bool:
-        """One pool for all, where a fork takes no cells; else a stream for each sequence."""
+        """One pool for all; else a stream for each sequence."""
+        ...
+
+    @property
+    def forks_share_cells(self) -> bool:
+        """Whether a fork takes no cells: else it is a copy."""
         ...
 
     @property
@@ -39,6 +44,8 @@ class Cells(Protocol):
     def can_keep(self, seq_id: int, n_tokens: int) -> bool: ...
 
     def keep_prefix(self, seq_id: int, n_tokens: int) -> bool: ...
+
+    def can_fork(self, source: int, n_tokens: int) -> bool: ...
 
     def fork(self, source: int, target: int, n_tokens: int) -> bool: ...
 
@@ -123,18 +130,24 @@ class PrefixCache:
         n_spilled, key = self._spilled.find(tokens, len(tokens) - 1)
         if key is not None and n_spilled >= n_tokens + MIN_REUSE_TOKENS:
             return Match(n_spilled, max(n_all, self._spilled.n_tokens(key)), spilled=key)
-        return Match(n_tokens, n_all - n_tokens, seq_id)
+        is_free = seq_id is None or self._cells.forks_share_cells or self._is_whole(seq_id, n_tokens)
+        return Match(n_tokens, n_all - n_tokens if is_free else n_all, seq_id)
 
     def _find_held(self, tokens: list[int]) -> tuple[int, int | None]:
         for n_common, holders in self._tree.find(tokens):
             n_tokens = outside_images(tokens, min(n_common, len(tokens) - 1))
             if n_tokens < MIN_REUSE_TOKENS:
                 break
-            usable = [seq_id for seq_id in holders if self._cells.can_keep(seq_id, n_tokens)]
+            usable = [seq_id for seq_id in holders if self._is_usable(seq_id, n_tokens)]
             if usable:
                 # One that can be gone on with in place first, then who was used last: it has the longest to live.
                 return n_tokens, max(usable, key=lambda i: (self._is_whole(i, n_tokens), self._used_at[i], -i))
         return 0, None
+
+    def _is_usable(self, seq_id: int, n_tokens: int) -> bool:
+        if self._cells.can_fork(seq_id, n_tokens):
+            return True
+        return seq_id not in self._running and self._cells.can_keep(seq_id, n_tokens)
 
     def _is_whole(self, seq_id: int, n_tokens: int) -> bool:
         return seq_id not in self._running and self._tree.n_tokens(seq_id) == n_tokens
@@ -194,7 +207,10 @@ class PrefixCache:
     def _target(self, match: Match) -> int:
         """The free sequence to begin in."""
         free = [i for i in range(self._n_seqs) if i not in self._running]
-        in_place = match.seq_id if match.seq_id in free and self._is_whole(match.seq_id, match.n_tokens) else None
+        source = match.seq_id
+        if source is not None and not self._cells.can_fork(source, match.n_tokens):
+            return source
+        in_place = source if source is not None and self._is_whole(source, match.n_tokens) else None
         if not self._cells.shares_cells and self._running:
             beside = self._beside_running(free)
             if in_place is None or beside not in self._tree or self._spilled.budget_bytes:
@@ -227,9 +243,11 @@ class PrefixCache:
 
     def _fork(self, source: int, target: int, n_tokens: int) -> int:
         self.displace(target)
+        if source in self._running and not self.cuts_anywhere:
+            self._spill(source)  # it is about to move on from here, where later ones may want to begin as well
         if not self._cells.fork(source, target, n_tokens):
             return self._begin(target)
-        self._tree.fork(source, target, n_tokens, shares_cells=self._cells.shares_cells)
+        self._tree.fork(source, target, n_tokens, shares_cells=self._cells.forks_share_cells)
         self.stats.n_forks += 1
         return n_tokens
 
@@ -247,13 +265,13 @@ class PrefixCache:
             return self._begin(target)
         self._tree.add(target)
         self._tree.extend(target, tokens)
-        if n_tokens == n_saved:
-            self._spilled.forget(key)
+        if n_tokens == n_saved and self.cuts_anywhere:
+            self._spilled.forget(key)  # all of it can be had from the sequence now, wherever others part from it
         self.stats.n_restores += 1
         return n_tokens
 
     def _spill(self, seq_id: int) -> None:
-        """Save an idle sequence where that is worth it: long enough, and not held by anybody else."""
+        """Save a sequence where that is worth it: long enough, and not held by anybody else."""
         if self._tree.n_tokens(seq_id) < MIN_REUSE_TOKENS or not self._spilled.budget_bytes:
             return
         if self.cuts_anywhere and self._tree.is_covered(seq_id):

@@ -85,6 +85,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()  # who was preempted, then who came first
         self.running: list[Sequence] = []  # oldest first
         self.n_preempted = 0
+        self._is_tight = False
         self._n_computed = 0
         self._parting: dict[Sequence, int] = {}  # where others wait for a prompt that is being computed
 
@@ -110,9 +111,10 @@ class Scheduler:
         `prompt_budget` bounds the prompt tokens of one step, so that running answers go on meanwhile. While nobody is
         answering, the first prompt is taken in pieces as large as a batch can hold, which computes fastest.
         """
-        while not self.cache.can_take(len(self.running)) and self.make_room():
+        while not self.cache.can_take(len(self.running)) and self._free_cells():
             pass
-        self._admit()
+        if not (self._is_tight and self.running):
+            self._admit()
         decoding = [s for s in self.running if s.is_decoding]
         prefilling = sorted((s for s in self.running if not s.is_decoding), key=self._turn)
         pieces = [self._piece(s, 1) for s in decoding]
@@ -136,6 +138,7 @@ class Scheduler:
 
     def settle(self, pieces: list[Piece]) -> Iterator[Sequence]:
         """The step was computed: yields, in the order of their logits, the sequences that get a token now."""
+        self._is_tight = False
         for piece in pieces:
             sequence, end = piece.sequence, piece.start + piece.n_tokens
             sequence.n_past = end
@@ -145,14 +148,22 @@ class Scheduler:
                 yield sequence
 
     def make_room(self) -> bool:
-        """Free cells of idle sequences, else of the youngest running one. False when one is left and nothing idle."""
-        return self.cache.evict() or self._preempt_youngest()
+        """llama.cpp found no cells although the sum said so; nobody is admitted until a step succeeds.
+
+        False when only one sequence is left and still none.
+        """
+        self._is_tight = True
+        return self._free_cells()
 
     def clear(self) -> list[Sequence]:
         """Forget the cache and everybody in it; returns who was running."""
         lost, self.running = self.running, []
         self.cache.clear()
         return lost
+
+    def _free_cells(self) -> bool:
+        """Of an idle sequence, else of the youngest running one."""
+        return self.cache.evict() or self._preempt_youngest()
 
     def _preempt_youngest(self) -> bool:
         """Send the youngest running sequence back to the head of the queue, to go on when there is room."""
@@ -216,7 +227,8 @@ class Scheduler:
                 continue
             n_common = common_prefix(sequence.tokens, other.tokens)
             n_common = outside_images(sequence.tokens, min(n_common, len(sequence.tokens) - 1))
-            if n_common > other.n_past and n_common >= match.n_tokens + MIN_REUSE_TOKENS:
+            n_won = n_common - match.n_tokens
+            if n_common > other.n_past and n_won > 0 and (n_won >= MIN_REUSE_TOKENS or match.seq_id == other.seq_id):
                 self._parting[other] = min(n_common, self._parting.get(other, n_common))
                 return True
         return False

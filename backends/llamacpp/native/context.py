@@ -173,19 +173,31 @@ class Context:
         self.forget(seq_id)
         return n_tokens == 0
 
+    @property
+    def forks_share_cells(self) -> bool:
+        """Not behind a sliding window: shared cells that it has left could not be used again by anybody."""
+        return self.shares_cells and not self._n_swa
+
+    def can_fork(self, source: int, n_tokens: int) -> bool:
+        """Whether another sequence can be given the first `n_tokens` of one."""
+        if self.shares_cells and self._n_swa:
+            return n_tokens == self.n_tokens(source)  # a copy has what the window sees from there, not from earlier
+        return self.can_keep(source, n_tokens)
+
     def fork(self, source: int, target: int, n_tokens: int) -> bool:
         """Give the first `n_tokens` of a sequence to one that holds nothing. False, with nothing given: it cannot be.
 
-        In one pool they share the cells. Between streams llama.cpp copies all of a stream, used or not, and only
-        before the next `decode`; on the host the used part is copied here at once instead.
+        Between streams llama.cpp copies all of a stream, used or not, and only before the next `decode`. On the host
+        the used part is copied here at once instead.
         """
-        if not self.can_keep(source, n_tokens):
+        if not self.can_fork(source, n_tokens):
             return False
-        if self.shares_cells or self._is_offloaded:
-            end = n_tokens if self.shares_cells and self.cuts_anywhere else -1
+        if self.forks_share_cells:
+            end = n_tokens if self.cuts_anywhere else -1
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
-            if not self.shares_cells:
-                self._in_transit |= {source, target}
+        elif not self.shares_cells and (self._is_offloaded or not self.cuts_anywhere):
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            self._in_transit |= {source, target}
         elif not self._copy(source, target):
             return False
         return self.keep_prefix(target, n_tokens)

@@ -38,6 +38,10 @@ class FakeCells:
         return self.kind == "plain"
 
     @property
+    def forks_share_cells(self) -> bool:
+        return self.shares_cells and self.kind != "window"
+
+    @property
     def n_used(self) -> int:
         return len({cell.number for row in self.rows.values() for cell in row})
 
@@ -67,12 +71,17 @@ class FakeCells:
         del self.rows[seq_id][n_tokens:]
         return True
 
+    def can_fork(self, source: int, n_tokens: int) -> bool:
+        if self.shares_cells and self.kind == "window":
+            return n_tokens == self.n_tokens(source)
+        return self.can_keep(source, n_tokens)
+
     def fork(self, source: int, target: int, n_tokens: int) -> bool:
         assert not self.rows.get(target), "a fork needs a sequence that holds nothing"
-        if self.refuses or not self.can_keep(source, n_tokens):
+        if self.refuses or not self.can_fork(source, n_tokens):
             return False
         row = self.rows[source][:n_tokens]
-        if self.shares_cells:
+        if self.forks_share_cells:
             self.rows[target] = row
         else:
             self._write(target, [cell.token for cell in row])

@@ -73,7 +73,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for seq_id in self.cells.rows:
             n_common = min(common_prefix(self.cells.tokens(seq_id), prompt), len(prompt) - 1)
             n_common = outside_images(prompt, n_common)
-            if n_common >= MIN_REUSE_TOKENS and self.cells.can_keep(seq_id, n_common):
+            is_running = seq_id in [sequence.seq_id for sequence in self.scheduler.running]
+            can = self.cells.can_fork if is_running else self.cells.can_keep
+            if n_common >= MIN_REUSE_TOKENS and can(seq_id, n_common):
                 kept.append(n_common)
         match = self.cache.find(prompt)
         if match.spilled is None:

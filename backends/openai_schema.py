@@ -111,6 +111,15 @@ class CompletionRequest(GenerationRequest):
     best_of: int | None = None
 
 
+class EmbeddingRequest(OpenModel):
+    """`input` is a text, several, or token ids of one or several. `dimensions` cuts the vectors short."""
+
+    model: str | None = None
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+
+
 class TokenizeRequest(TemplateFields):
     """Exactly one of `prompt` and `messages`."""
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import TypeVarTuple
 
 from backends.base import EngineFailure, EngineState, FailureReason
+from backends.llamacpp.embedding_loop import EmbeddingLoop
+from backends.llamacpp.embedding_queue import Vector
 from backends.llamacpp.loading import Loaded, load
+from backends.llamacpp.native import Context, EmbeddingContext
 from backends.llamacpp.options import WorkerOptions
 from backends.llamacpp.prefix_cache import PrefixCache
 from backends.llamacpp.prompts import PromptBuilder
@@ -51,6 +54,8 @@ class LlamaEngine:
         self._inboxes: dict[int, _Inbox] = {}
         self._loaded: Loaded | None = None
         self._loop: StepLoop | None = None
+        self._embedding: EmbeddingLoop | None = None
+        self._n_embedding = 0
         self._prompts: PromptBuilder | None = None
         self.state = EngineState.STOPPED
         self.progress = 0.0
@@ -69,28 +74,46 @@ class LlamaEngine:
         self._loaded = loaded
         self._prompts = PromptBuilder(loaded.model, template=template, reasoning=self._options.reasoning_format)
         await self._prompts.start()
+        if isinstance(loaded.context, EmbeddingContext):
+            self._embedding = self._start_embedding(loaded.context)
+        else:
+            self._loop = self._start_loop(loaded, loaded.context)
+        self.state = EngineState.READY
+
+    def _start_loop(self, loaded: Loaded, context: Context) -> StepLoop:
         event_loop = asyncio.get_running_loop()
         cache = PrefixCache(
-            loaded.context,
+            context,
             n_seqs=self._options.n_parallel,
             n_cells=loaded.n_ctx_total,
             ram_budget_bytes=self._options.cache_ram_mib << 20,
         )
         scheduler = Scheduler(cache, n_ctx=loaded.n_ctx, n_batch=self._options.n_batch)
-        self._loop = StepLoop(
+        loop = StepLoop(
             loaded.model,
-            loaded.context,
+            context,
             scheduler,
             deliver=lambda deltas: _call_soon(event_loop, self._dispatch, deltas),
             on_broken=lambda why: _call_soon(event_loop, self._fail, EngineFailure(FailureReason.CRASHED, why)),
             checks_cache=self._options.checks_cache,
         )
-        self._loop.start()
-        self.state = EngineState.READY
+        loop.start()
+        return loop
+
+    def _start_embedding(self, context: EmbeddingContext) -> EmbeddingLoop:
+        event_loop = asyncio.get_running_loop()
+        loop = EmbeddingLoop(
+            context,
+            n_batch=self._options.n_batch,
+            on_broken=lambda why: _call_soon(event_loop, self._fail, EngineFailure(FailureReason.CRASHED, why)),
+        )
+        loop.start()
+        return loop
 
     async def close(self) -> None:
-        if self._loop is not None:
-            await asyncio.to_thread(self._loop.stop)
+        for loop in (self._loop, self._embedding):
+            if loop is not None:
+                await asyncio.to_thread(loop.stop)
         if self._prompts is not None:
             await self._prompts.close()
         if self._loaded is not None:
@@ -111,8 +134,26 @@ class LlamaEngine:
         return self._prompts
 
     @property
+    def embedding(self) -> EmbeddingLoop | None:
+        """What embeds texts; None for a model that generates them."""
+        return self._embedding
+
+    @property
     def stats(self) -> StepStats:
-        return self._loop.stats if self._loop is not None else StepStats()
+        loop = self._loop or self._embedding
+        return loop.stats if loop is not None else StepStats()
+
+    async def embed(self, texts: Sequence[Sequence[int]]) -> list[Vector]:
+        """Vectors of texts given in tokens. Raises `TooBusy` and `EmbeddingFailed`."""
+        if self._embedding is None:
+            raise RuntimeError("the model does not embed")
+        if self._n_embedding >= self._options.max_waiting:
+            raise TooBusy
+        self._n_embedding += 1
+        try:
+            return await self._embedding.embed(texts)
+        finally:
+            self._n_embedding -= 1
 
     async def generate(self, generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, Delta]]:
         """Run several generations; yields (its position, delta) as they come, until all have ended.

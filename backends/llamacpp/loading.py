@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Final
 
 from backends.base import EngineFailure, FailureReason
-from backends.llamacpp.native import Context, ContextOptions, Model, NativeError, supports_gpu_offload
+from backends.llamacpp.native import (
+    Context,
+    ContextOptions,
+    EmbeddingContext,
+    EmbeddingOptions,
+    Model,
+    NativeError,
+    supports_gpu_offload,
+)
 from backends.llamacpp.options import DEFAULT_MAX_N_CTX, WorkerOptions
+from backends.llamacpp.pooling import pooling_of
 
 _GGUF_VERSIONS: Final = (2, 3)
+_MAX_TEXTS_IN_BATCH: Final = 64
 
 # What llama.cpp says in its log when it gives up, and what that means; the first match counts.
 _REASONS: Final = (
@@ -29,10 +39,10 @@ _REASONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`n_ctx` is what one request may take, `n_ctx_total` what all share."""
+    """`n_ctx` is what one request (or one text to embed) may take, `n_ctx_total` what all share."""
 
     model: Model
-    context: Context
+    context: Context | EmbeddingContext
     n_ctx: int
     n_ctx_total: int
 
@@ -51,12 +61,22 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
             use_mmap=options.use_mmap,
             on_progress=on_progress,
         )
+        if pooling := pooling_of(model, wanted=options.embedding):
+            return _load_embedding(model, options, pooling)
         n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_N_CTX)
         n_ctx_total = max(options.n_ctx_total or n_ctx * options.n_parallel, n_ctx)
         context = Context(model, _context_options(options, n_ctx, n_ctx_total))
     except NativeError as error:
         raise _explain(error) from error
     return Loaded(model, context, n_ctx, n_ctx_total)
+
+
+def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loaded:
+    """A text is computed at once, and never longer than the positions that the model has learnt."""
+    n_ctx = min(options.n_ctx or DEFAULT_MAX_N_CTX, model.n_ctx_train)
+    n_tokens = max(n_ctx, options.n_batch)
+    wanted = EmbeddingOptions(n_tokens, _MAX_TEXTS_IN_BATCH, pooling, options.n_threads, options.flash_attn)
+    return Loaded(model, EmbeddingContext(model, wanted), n_ctx, n_tokens)
 
 
 def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int) -> ContextOptions:

@@ -42,6 +42,8 @@ class WorkerOptions:
     max_waiting: int
     cache_ram_mib: int
     checks_cache: bool
+    embedding: bool
+    matryoshka: bool
 
 
 def parse(argv: list[str] | None = None) -> WorkerOptions:
@@ -72,6 +74,8 @@ def parse(argv: list[str] | None = None) -> WorkerOptions:
         max_waiting=given.max_waiting,
         cache_ram_mib=given.cache_ram_mib,
         checks_cache=bool(os.environ.get(CHECK_CACHE_VARIABLE)),
+        embedding=given.embedding,
+        matryoshka=given.matryoshka,
     )
 
 
@@ -110,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="RAM for prompts that had to leave the KV cache; 0: none",
     )
+    add("--embedding", action="store_true", help="make vectors of texts, also with a model that says nothing of it")
+    add("--matryoshka", action="store_true", help="the model's vectors may be cut short: allow `dimensions`")
     return parser
 
 

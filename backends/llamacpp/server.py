@@ -16,7 +16,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from backends.base import EngineState
-from backends.llamacpp import requests
+from backends.llamacpp import embeddings, requests
 from backends.llamacpp.chat_template import TemplateError
 from backends.llamacpp.choices import Choices
 from backends.llamacpp.engine import LlamaEngine, TooBusy
@@ -31,6 +31,7 @@ from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
     DetokenizeRequest,
+    EmbeddingRequest,
     GenerationRequest,
     TokenizeRequest,
 )
@@ -58,6 +59,7 @@ def make_app(engine: LlamaEngine, options: WorkerOptions) -> web.Application:
             web.get("/v1/models/{id:.+}", show_model),
             web.post("/v1/chat/completions", chat_completions),
             web.post("/v1/completions", completions),
+            web.post("/v1/embeddings", create_embeddings),
             web.post("/tokenize", tokenize),
             web.post("/detokenize", detokenize),
         ]
@@ -123,6 +125,7 @@ async def show_model(request: web.Request) -> web.Response:
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = requests.parse(ChatCompletionRequest, await request.read())
     _check_model(request, body.model)
+    _check_generates(request, "Chat Completions")
     requests.refuse_unsupported(body)
     prompt = await _chat_prompt(request, body)
     generations = _generations(request, body, prompt, body.token_budget)
@@ -133,11 +136,24 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 async def completions(request: web.Request) -> web.StreamResponse:
     body = requests.parse(CompletionRequest, await request.read())
     _check_model(request, body.model)
+    _check_generates(request, "Completions")
     requests.refuse_unsupported(body)
     generations = []
     for prompt in await _text_prompts(request, body):
         generations += _generations(request, body, Prompt(prompt), body.max_tokens or 16)  # OpenAI's default
     return await _answer(request, body, generations, TextShape(body.model or request.app[OPTIONS].aliases[0]))
+
+
+async def create_embeddings(request: web.Request) -> web.Response:
+    body = requests.parse(EmbeddingRequest, await request.read())
+    _check_model(request, body.model)
+    options = request.app[OPTIONS]
+    model = body.model or options.aliases[0]
+    try:
+        answer = await embeddings.answer(request.app[ENGINE], body, model, can_shorten=options.matryoshka)
+    except TooBusy:
+        raise ApiError(503, "too many requests are waiting", code="queue_full") from None
+    return web.Response(body=answer, content_type="application/json")
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -255,6 +271,11 @@ def _check_token_ids(request: web.Request, tokens: list[int], param: str) -> Non
     n_vocab = request.app[ENGINE].loaded.model.n_vocab
     if any(not 0 <= token < n_vocab for token in tokens):
         raise ApiError(400, f"token ids go from 0 to {n_vocab - 1}", code="invalid_value", param=param)
+
+
+def _check_generates(request: web.Request, api: str) -> None:
+    if request.app[ENGINE].embedding is not None:
+        raise ApiError(400, f"the model does not support the {api} API: it embeds texts", code="unsupported_operation")
 
 
 def _check_model(request: web.Request, model: str | None) -> None:

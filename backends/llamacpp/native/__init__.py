@@ -15,6 +15,7 @@ import os
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 from backends.llamacpp.native.context import Context, ContextOptions
+from backends.llamacpp.native.embedding import EmbeddingContext, EmbeddingOptions
 from backends.llamacpp.native.library import DecodeError, NativeError, on_abort, supports_gpu_offload
 from backends.llamacpp.native.model import Model
 
@@ -22,6 +23,8 @@ __all__ = [
     "Context",
     "ContextOptions",
     "DecodeError",
+    "EmbeddingContext",
+    "EmbeddingOptions",
     "Model",
     "NativeError",
     "on_abort",

@@ -48,9 +48,11 @@ class Model:
         self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
             raise NativeError(f"llama.cpp could not load {path.name}", recent_log())
-        if not llama_cpp.llama_model_has_decoder(self.handle) or llama_cpp.llama_model_has_encoder(self.handle):
+        self.has_decoder: bool = llama_cpp.llama_model_has_decoder(self.handle)
+        if self.has_decoder and llama_cpp.llama_model_has_encoder(self.handle):
             self.close()
-            raise NativeError("unsupported: not a decoder-only model", ("unsupported: not a decoder-only model",))
+            why = "unsupported: an encoder and a decoder in one model"
+            raise NativeError(why, (why,))
         self._vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self._pieces: dict[int, bytes] = {}
         self.n_vocab: int = llama_cpp.llama_vocab_n_tokens(self._vocab)
@@ -70,6 +72,14 @@ class Model:
         if self.handle:
             llama_cpp.llama_model_free(self.handle)
             self.handle = None
+
+    def metadata(self, key: str) -> str | None:
+        """The GGUF's value of `key`, spelt as llama.cpp does; `{arch}` in it stands for the architecture."""
+        if "{arch}" in key:
+            key = key.replace("{arch}", self.metadata("general.architecture") or "")
+        buffer = ctypes.create_string_buffer(256)
+        size = llama_cpp.llama_model_meta_val_str(self.handle, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if size >= 0 else None
 
     @property
     def chat_template(self) -> str | None:

@@ -82,6 +82,7 @@ class Endpoint:
     `model` is what the engine wants to read in `model`; None: whatever the service calls it. `steps_metrics` names
     series of its `/metrics`, one of which at least changes with each step it computes, prompts included.
     `continues_reasoning`: an assistant's last message with `reasoning_content` alone is gone on with as reasoning.
+    `embeds`: it makes vectors of texts, and no texts.
     """
 
     base_url: str
@@ -91,6 +92,7 @@ class Endpoint:
     model: str | None = None
     steps_metrics: tuple[str, ...] = ()
     continues_reasoning: bool = False
+    embeds: bool = False
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backends.base import Dialect, Endpoint, EngineFailure, EngineState, FailureReason
@@ -35,6 +35,7 @@ class ExternalSpec:
     api_key_env: str | None = None
     api_key_file: Path | None = None
     dialect: Dialect | None = None
+    embeds: bool = False
     start_timeout_s: float = 90.0
 
 
@@ -137,7 +138,7 @@ class ExternalEngine:
         """Where it answers, and the path to ask for signs of life."""
         spec = self._spec
         base_url, key = base_url_of(spec.url), read_key(spec, os.environ)
-        plain = Endpoint(base_url, key, dialect=Dialect.OPENAI)
+        plain = Endpoint(base_url, key, dialect=Dialect.OPENAI, embeds=spec.embeds)
         async with open_session(plain) as session:
             probe = ServerProbe(session, plain)
             health_path = await probe.wait_loaded()
@@ -145,7 +146,7 @@ class ExternalEngine:
             dialect = spec.dialect or await probe.dialect(model)
             await probe.token(dialect, model)
         continues_reasoning = dialect is Dialect.LLAMA_SERVER
-        endpoint = Endpoint(base_url, key, dialect=dialect, model=model, continues_reasoning=continues_reasoning)
+        endpoint = replace(plain, dialect=dialect, model=model, continues_reasoning=continues_reasoning)
         return endpoint, health_path
 
     async def _watch(self, endpoint: Endpoint, health_path: str) -> None:

@@ -55,6 +55,8 @@ class LlamaCppSpec:
     use_mmap: bool = True
     reasoning_format: str = "auto"
     chat_template_file: Path | None = None
+    embeds: bool = False
+    matryoshka: bool = False
     load_timeout_s: float = 600.0
 
 
@@ -83,7 +85,12 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
         argv=argv(spec, model=model, socket=socket),
         env=environment(spec, key, os.environ),
         endpoint=Endpoint(
-            "http://localhost", key, str(socket), steps_metrics=("gguf_worker_steps_total",), continues_reasoning=True
+            "http://localhost",
+            key,
+            str(socket),
+            steps_metrics=("gguf_worker_steps_total",),
+            continues_reasoning=True,
+            embeds=spec.embeds,
         ),
         served_model=spec.alias,
         load_timeout_s=spec.load_timeout_s,
@@ -112,7 +119,9 @@ def argv(spec: LlamaCppSpec, *, model: Path, socket: Path) -> tuple[str, ...]:
         "--chat-template-file": spec.chat_template_file,
     }
     given = [text for option, value in options.items() if value is not None for text in (option, str(value))]
-    return (sys.executable, "-m", "backends.llamacpp", *given, *(() if spec.use_mmap else ("--no-mmap",)))
+    switches = {"--no-mmap": not spec.use_mmap, "--embedding": spec.embeds, "--matryoshka": spec.matryoshka}
+    on = [switch for switch, is_on in switches.items() if is_on]
+    return (sys.executable, "-m", "backends.llamacpp", *given, *on)
 
 
 def environment(spec: LlamaCppSpec, key: str, inherited: Mapping[str, str]) -> dict[str, str]:

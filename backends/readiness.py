@@ -8,6 +8,7 @@ import aiohttp
 
 from backends.base import Dialect, Endpoint
 
+EMBEDDINGS_PATH = "/v1/embeddings"
 _FIRST_TOKEN_LIMIT_S = 60.0
 _MOST_TOLD = 300
 
@@ -27,20 +28,22 @@ def open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
 
 
-def smallest_request(dialect: Dialect) -> tuple[str, dict[str, Any]]:
-    """Path and body, but for `model`, of the cheapest request that has a token computed.
+def smallest_request(endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
+    """Path and body, but for `model`, of the cheapest request that has something computed: a token, or a vector.
 
     A server of which nothing but OpenAI's API is known is asked for a chat: hosted models know no text completions.
     """
+    if endpoint.embeds:
+        return EMBEDDINGS_PATH, {"input": "Hi"}
     asked: dict[str, Any] = {"max_tokens": 1, "temperature": 0}
-    if dialect is Dialect.OPENAI:
+    if endpoint.dialect is Dialect.OPENAI:
         return "/v1/chat/completions", {**asked, "messages": [{"role": "user", "content": "Hi"}]}
     return "/v1/completions", {**asked, "prompt": "Hi"}
 
 
 async def first_token(session: aiohttp.ClientSession, endpoint: Endpoint, model: str) -> None:
-    """Ask for one token. Raises `NoAnswer` where it does not come."""
-    path, body = smallest_request(endpoint.dialect)
+    """Ask for one token, or one vector. Raises `NoAnswer` where it does not come."""
+    path, body = smallest_request(endpoint)
     limit = aiohttp.ClientTimeout(total=_FIRST_TOKEN_LIMIT_S)
     body["model"] = model
     try:

@@ -58,6 +58,8 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
     ]
     if path:
         routes.append(web.get(path, keyed(ops.index)))
+    if service.settings.task == "embed":
+        routes.append(web.post(f"{path}/v1/embeddings", keyed(openai.embeddings)))
     return routes
 
 

@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 
 from backends.base import Endpoint
-from backends.readiness import smallest_request
+from backends.readiness import EMBEDDINGS_PATH, smallest_request
 from gguf_server import dialects
 from gguf_server.dialect_bodies import translate
 from gguf_server.dialect_errors import error_fields, status_of
@@ -75,10 +75,11 @@ class EngineClient:
             return answer
 
     async def answer(self, path: str, body: dict[str, Any], request_id: str) -> dict[str, Any]:
-        """A whole answer with its `choices`. Raises as `post_json` does."""
+        """A whole answer with its `choices`, or the `data` of embeddings. Raises as `post_json` does."""
         answer = await self.post_json(path, body, request_id)
-        if not isinstance(answer.get("choices"), list):
-            raise EngineError("the engine's answer holds no choices")
+        holds = "data" if path == EMBEDDINGS_PATH else "choices"
+        if not isinstance(answer.get(holds), list):
+            raise EngineError(f"the engine's answer holds no {holds}")
         return answer
 
     @asynccontextmanager
@@ -107,7 +108,7 @@ class EngineClient:
 
     async def one_token(self, request_id: str) -> None:
         """Ask for the cheapest sign of life there is. Raises `EngineError` where it does not come."""
-        path, body = smallest_request(self.endpoint.dialect)
+        path, body = smallest_request(self.endpoint)
         try:
             await self.answer(path, body, request_id)
         except GatewayError as refused:

@@ -39,7 +39,7 @@ def _build_one(engine: EngineSettings, service: ServiceSettings, runtime_dir: Pa
         case LlamaServerEngineSettings():
             return llama_server_engine(_llama_server_spec(engine, service, runtime_dir), name=engine.name)
         case OpenAIEngineSettings():
-            return ExternalEngine(_external_spec(engine), name=engine.name)
+            return ExternalEngine(_external_spec(engine, service), name=engine.name)
     assert_never(engine)
 
 
@@ -63,6 +63,8 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         use_mmap=engine.use_mmap,
         reasoning_format=engine.reasoning_format,
         chat_template_file=engine.chat_template_file,
+        embeds=service.task == "embed",
+        matryoshka=engine.matryoshka,
         load_timeout_s=engine.load_timeout_s,
     )
 
@@ -90,6 +92,7 @@ def _vllm_spec(engine: VllmEngineSettings, service: ServiceSettings, runtime_dir
         reasoning_parser=engine.reasoning_parser,
         tool_call_parser=engine.tool_call_parser,
         images_per_prompt=engine.images_per_prompt,
+        embeds=service.task == "embed",
         extra_args=engine.extra_args,
         load_timeout_s=engine.load_timeout_s,
     )
@@ -129,12 +132,13 @@ def _llama_server_spec(
     )
 
 
-def _external_spec(engine: OpenAIEngineSettings) -> ExternalSpec:
+def _external_spec(engine: OpenAIEngineSettings, service: ServiceSettings) -> ExternalSpec:
     return ExternalSpec(
         url=engine.url,
         model=engine.model,
         api_key_env=engine.api_key_env,
         api_key_file=engine.api_key_file,
         dialect=None if engine.dialect == "auto" else Dialect(engine.dialect),
+        embeds=service.task == "embed",
         start_timeout_s=engine.start_timeout_s,
     )

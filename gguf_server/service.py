@@ -9,7 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from backends.openai_schema import ChatCompletionRequest, CompletionRequest, GenerationRequest, Message
+from backends.openai_schema import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    Message,
+)
 from gguf_server import context
 from gguf_server.admission import Admission
 from gguf_server.chain import EngineChain
@@ -130,10 +136,14 @@ class Service:
             if not timeout.expired():  # one that is ending already cannot be set again
                 timeout.reschedule(now)
 
+    def check_model(self, model: str | None) -> None:
+        """Raises `ModelNotFound`."""
+        if model is not None and model not in self.settings.model_names:
+            raise ModelNotFound(f"the model {model!r} does not exist here", param="model")
+
     def check(self, request: GenerationRequest, n_tokens_asked: int | None) -> None:
         """Raises `ModelNotFound`, and `BadRequest` for more tokens than this service gives."""
-        if request.model is not None and request.model not in self.settings.model_names:
-            raise ModelNotFound(f"the model {request.model!r} does not exist here", param="model")
+        self.check_model(request.model)
         limit = self.settings.max_tokens_limit or self.settings.max_model_len
         if n_tokens_asked is not None and n_tokens_asked > limit:
             raise BadRequest(f"max_tokens is {n_tokens_asked}, this service gives at most {limit}", param="max_tokens")
@@ -181,6 +191,14 @@ class Service:
         body = self._common(request)
         body["max_tokens"] = request.max_tokens or self.settings.default_max_tokens
         return Prepared(body)
+
+    def prepare_embedding(self, request: EmbeddingRequest) -> Prepared:
+        """The engine's body of a request for vectors. Raises `BadRequest` for an input that holds nothing."""
+        if not request.input:
+            raise BadRequest("the input is empty", param="input")
+        self.totals.n_unknown_fields += len(request.model_extra or {})
+        said = request.model_dump(exclude_none=True, include=set(EmbeddingRequest.model_fields))
+        return Prepared({**said, "model": self.settings.model})
 
     def _common(self, request: GenerationRequest) -> dict[str, Any]:
         """What the client said, over the service's defaults."""

@@ -71,6 +71,9 @@ class LlamaCppEngineSettings(Strict):
     use_mmap: bool = True
     reasoning_format: Literal["auto", "none", "think", "gemma4"] = "auto"
     chat_template_file: Path | None = Field(None, description="A Jinja template used in place of the GGUF's own.")
+    matryoshka: bool = Field(
+        False, description="The vectors of this embedding model may be cut short: `dimensions` is allowed."
+    )
     load_timeout_s: float = Field(600.0, gt=0)
 
 
@@ -201,6 +204,9 @@ class ServiceSettings(Strict):
     paths: tuple[MountPath, ...] = Field(description='Mount points on the shared listener; "" is its root.')
     port: Port | None = Field(None, description="Own port of the service, mounted at the root there.")
     engine_port: Port | None = Field(None, description="Loopback port of the vLLM engine.")
+    task: Literal["generate", "embed"] = Field(
+        "generate", description="embed: the model makes vectors of texts, which /v1/embeddings gives."
+    )
     weights: str | None = Field(None, description="Path, hf:REPO/FILE or pkg:NAME. Goes before the engines' own.")
     engines: tuple[EngineSettings, ...] = Field(min_length=1, description="The chain, most wanted first.")
     max_model_len: int = Field(ge=256, description="Context of one request, tokens.")
@@ -216,6 +222,12 @@ class ServiceSettings(Strict):
     sampling: SamplingDefaults = SamplingDefaults()
     enable_thinking: bool | None = Field(None, description="Default of `enable_thinking`; absent: the template's own.")
     images: bool = Field(False, description="Whether messages may hold images.")
+
+    @model_validator(mode="after")
+    def _engines_can_embed(self) -> ServiceSettings:
+        if self.task == "embed" and any(engine.kind == "llama-server" for engine in self.engines):
+            raise ValueError("a llama-server is not started for embeddings: use llamacpp, vllm or openai")
+        return self
 
     @property
     def model_names(self) -> frozenset[str]:

@@ -52,6 +52,8 @@ def _about_the_model(spec: VllmSpec) -> list[str]:
     line = []
     if spec.quantization == "bitsandbytes":  # vLLM finds out about the others, and faster kernels with them
         line += ["--quantization", spec.quantization]
+    if spec.embeds:  # a decoder would generate
+        line += ["--runner", "pooling"]
     if spec.tokenizer:
         line += ["--tokenizer", spec.tokenizer]
     if spec.hf_config_path:

@@ -63,7 +63,7 @@ def launch_plan(spec: VllmSpec, *, read_card: ReadCard = _no_card) -> LaunchPlan
     return LaunchPlan(
         argv=argv(spec, python=python, model=model, listen=listen),
         env=environment(spec, key, os.environ, plugins=plugin),
-        endpoint=Endpoint(base_url, key, uds_path, dialect=Dialect.VLLM, steps_metrics=_STEPS),
+        endpoint=Endpoint(base_url, key, uds_path, dialect=Dialect.VLLM, steps_metrics=_STEPS, embeds=spec.embeds),
         served_model=spec.names[0],
         load_timeout_s=spec.load_timeout_s,
         classify=classify,

@@ -40,5 +40,6 @@ class VllmSpec:
     reasoning_parser: str | None = None
     tool_call_parser: str | None = None
     images_per_prompt: int = 0
+    embeds: bool = False
     extra_args: tuple[str, ...] = ()
     load_timeout_s: float = 900.0

@@ -9,7 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from backends.openai_schema import ChatCompletionRequest, CompletionRequest
+from backends.openai_schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+from backends.readiness import EMBEDDINGS_PATH
 from gguf_server.api.schemas import ChatForm, parse
 from gguf_server.dispatch import Dispatch, Prepare
 from gguf_server.errors import ModelNotFound
@@ -66,6 +67,17 @@ class OpenAIApi:
         if body.stream:
             return await self._stream(request, COMPLETIONS_PATH, prepare, show_usage=body.wants_usage)
         answer, headers = await self._whole(request, COMPLETIONS_PATH, prepare)
+        return json_response(answer, headers=headers)
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        body = parse(EmbeddingRequest, await request.read())
+        service = self._service
+        service.check_model(body.model)
+
+        async def prepare(_serving: Serving) -> Prepared:
+            return service.prepare_embedding(body)
+
+        answer, headers = await self._whole(request, EMBEDDINGS_PATH, prepare)
         return json_response(answer, headers=headers)
 
     async def list_models(self, _request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ import pytest
 
 from backends.base import EngineFailure, EngineState, FailureReason
 from backends.llamacpp_engine import LlamaCppSpec, argv, classify, environment, launch_plan, llamacpp_engine
+from backends.readiness import smallest_request
 
 SPEC = LlamaCppSpec(weights="model.gguf", alias="demo", runtime_dir=Path("run"), n_ctx=2048)
 MODEL, SOCKET = Path("model.gguf"), Path("run/1.sock")
@@ -28,7 +29,7 @@ def test_command_line_of_a_plain_specification() -> None:
     assert option(line, "--uds") == "run/1.sock"
     assert option(line, "--n-ctx") == "2048"
     assert option(line, "--n-gpu-layers") == "-1"
-    absent = {"--n-ctx-total", "--threads", "--chat-template-file", "--no-mmap"}
+    absent = {"--n-ctx-total", "--threads", "--chat-template-file", "--no-mmap", "--embedding", "--matryoshka"}
     assert absent.isdisjoint(line)
 
 
@@ -42,6 +43,16 @@ def test_command_line_of_a_full_specification() -> None:
     assert option(line, "--chat-template-file") == "t.jinja"
     assert option(line, "--cache-type-k") == "q8_0"
     assert line[-1] == "--no-mmap"
+
+
+def test_engine_for_embeddings_is_told_so_and_asked_for_a_vector_first(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    spec = replace(
+        SPEC, weights=str(tmp_path / "model.gguf"), runtime_dir=tmp_path / "run", embeds=True, matryoshka=True
+    )
+    plan = launch_plan(spec)
+    assert plan.argv[-2:] == ("--embedding", "--matryoshka")
+    assert smallest_request(plan.endpoint) == ("/v1/embeddings", {"input": "Hi"})
 
 
 def test_processor_engine_sees_no_card() -> None:

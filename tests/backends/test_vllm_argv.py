@@ -47,6 +47,10 @@ def test_awq_is_left_to_vllm_too() -> None:
     assert "--quantization" not in line_of(replace(SPEC, quantization="awq"), SPEC.model)
 
 
+def test_model_for_embeddings_is_told_to_pool() -> None:
+    assert " --runner pooling " in line_of(replace(SPEC, embeds=True), "Qwen/Qwen3-Embedding-0.6B")
+
+
 def test_an_address_in_a_message_is_never_fetched() -> None:
     """An empty list would allow every host, so it names one that cannot be."""
     line = argv(replace(SPEC, images_per_prompt=1), python="py", model="m", listen=on_port(1))

@@ -22,6 +22,7 @@ from backends.supervised import LaunchPlan, SupervisedEngine
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
 from gguf_server.chain import EngineChain
+from gguf_server.engines import build
 from gguf_server.keys import KeyRing
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServiceSettings
@@ -159,7 +160,10 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
 async def gateway(
     *engines: Sequence[str], standby: str = "cold", failover: FailoverSettings = CALM, **settings: Any
 ) -> AsyncIterator[Gateway]:
-    """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready."""
+    """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
+
+    Without any, the engines are those of the settings.
+    """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
         made = [fake(name, *flags, folder=Path(folder)) for name, flags in zip(names, engines, strict=True)]
@@ -176,7 +180,7 @@ async def gateway(
                 **settings,
             }
         )
-        chain = EngineChain("fake", made, warm_standby=standby == "warm", settings=failover)
+        chain = EngineChain("fake", made or build(of, Path(folder)), warm_standby=standby == "warm", settings=failover)
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         runner = web.AppRunner(

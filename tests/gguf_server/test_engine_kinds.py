@@ -50,6 +50,11 @@ def test_chain_of_foreign_kinds_is_built_in_its_order(tmp_path: Path) -> None:
     assert isinstance(engines[1], ExternalEngine)
 
 
+def test_llama_server_is_not_started_for_embeddings() -> None:
+    with pytest.raises(ValidationError, match="not started for embeddings"):
+        ServiceSettings.model_validate({**SERVICE, "task": "embed", "engines": [{"kind": "llama-server"}]})
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:11434", "https://api.example/v1", "http://[::1]:8080/"])
 def test_address_of_a_server_is_taken(url: str) -> None:
     assert service({"kind": "openai", "url": url}).engines

@@ -319,7 +319,7 @@ async def test_repeated_prompt_is_found_in_the_cache(client: Client) -> None:
         (TEXT, {"prompt": ["x"] * 2000}, 503, "queue_full", None),
         ("/detokenize", {"tokens": [49152]}, 400, "invalid_value", "tokens"),
         ("/tokenize", {"prompt": "x", "messages": [user("x")]}, 400, "invalid_value", None),
-        ("/v1/embeddings", {}, 404, "not_found", None),
+        ("/v1/nowhere", {}, 404, "not_found", None),
         ("/v1/models", {}, 405, "method_not_allowed", None),
     ],
 )

@@ -120,13 +120,16 @@ class Masked:
 
 
 class ControlTexts:
-    """The spellings that must stay text inside what a user wrote."""
+    """The spellings that must stay text inside what a user wrote.
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        texts = sorted(set(texts))
-        self._pattern = re.compile(_trie_pattern(texts)) if texts else None
-        self._beginnings = frozenset(text[:end] for text in texts for end in range(1, len(text)))
-        self._longest = max(map(len, texts), default=0)
+    `in_results` must stay text where a tool says them: what others wrote would else end the result that it stands in,
+    and go on as the model's own words.
+    """
+
+    def __init__(self, texts: Iterable[str], *, in_results: Iterable[str] = ()) -> None:
+        texts = set(texts)
+        self._anywhere = _Spellings(texts)
+        self._in_results = _Spellings(texts.union(in_results))
 
     def mask(self, value: Any) -> Masked:
         """Mask every string inside `value` (JSON), names of properties included. The mark cannot be guessed.
@@ -141,22 +144,33 @@ class ControlTexts:
             texts.append(hidden)
             return f"\ue000{nonce}:{len(texts) - 1}\ue001"
 
-        pattern = self._pattern
-        if pattern is None:
-            return Masked(value, None, ())
+        def change(text: str) -> str:
+            return self._anywhere.mask(text, mark)
 
-        def mask_text(text: str) -> str:
-            text = pattern.sub(lambda match: mark(match.group()), text)
-            n_open = self._n_beginning_at_end(text)
-            return text[: len(text) - n_open] + mark(text[len(text) - n_open :]) if n_open else text
+        def change_in_results(text: str) -> str:
+            return self._in_results.mask(text, mark)
 
         try:
-            masked = _map_strings(value, mask_text)
+            masked = _map_strings(value, change, change_in_results)
         except RecursionError as error:
             raise TemplateError("a value is nested too deeply") from error
         if not texts:
             return Masked(value, None, ())
         return Masked(masked, re.compile(f"\ue000{nonce}:([0-9]+)\ue001"), tuple(texts))
+
+
+class _Spellings:
+    def __init__(self, texts: set[str]) -> None:
+        self._pattern = re.compile(_trie_pattern(sorted(texts))) if texts else None
+        self._beginnings = frozenset(text[:end] for text in texts for end in range(1, len(text)))
+        self._longest = max(map(len, texts), default=0)
+
+    def mask(self, text: str, mark: Callable[[str], str]) -> str:
+        if self._pattern is None:
+            return text
+        text = self._pattern.sub(lambda match: mark(match.group()), text)
+        n_open = self._n_beginning_at_end(text)
+        return text[: len(text) - n_open] + mark(text[len(text) - n_open :]) if n_open else text
 
     def _n_beginning_at_end(self, text: str) -> int:
         """Length of the longest end of `text` that a spelling begins with."""
@@ -175,13 +189,15 @@ def segments(rendered: str, masked: Masked) -> list[tuple[str, bool]]:
     return [(text, own) for text, own in cut if text]
 
 
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+def _map_strings(value: Any, change: Callable[[str], str], change_in_results: Callable[[str], str]) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, list):
-        return [_map_strings(item, change) for item in value]
+        return [_map_strings(item, change, change_in_results) for item in value]
     if isinstance(value, dict):
-        return {change(key): _map_strings(item, change) for key, item in value.items()}
+        if value.get("role") in ("tool", "function"):
+            change = change_in_results
+        return {change(key): _map_strings(item, change, change_in_results) for key, item in value.items()}
     return value
 
 

@@ -49,7 +49,7 @@ class PromptBuilder:
             "eos_token": model.token_text(model.eos_token),
         }
         self._renderer = TemplateRenderer(template, specials) if template else None
-        self._control = ControlTexts(model.control_texts())
+        self._control = ControlTexts(model.control_texts(), in_results=model.marker_texts)
         self._markers = self._show_markers(self.reasoning) if self.reasoning is not None else frozenset()
         self._table: PieceTable | None = None
         self._table_lock = threading.Lock()

@@ -92,9 +92,16 @@ class Model:
 
     def control_texts(self) -> tuple[str, ...]:
         """Spellings of every control token: what must never be read as one inside a user's text."""
-        hidden = _ATTR_CONTROL | _ATTR_UNKNOWN
+        return self._texts_with(_ATTR_CONTROL | _ATTR_UNKNOWN)
+
+    @cached_property
+    def marker_texts(self) -> frozenset[str]:
+        """Spellings of added tokens that look like `<tool_call>`: llama.cpp reads these in any text."""
+        return frozenset(filter(_MARKER.fullmatch, self._texts_with(_ATTR_USER_DEFINED)))
+
+    def _texts_with(self, wanted: int) -> tuple[str, ...]:
         attr = llama_cpp.llama_vocab_get_attr
-        tokens = (token for token in range(self.n_vocab) if attr(self._vocab, token) & hidden)
+        tokens = (token for token in range(self.n_vocab) if attr(self._vocab, token) & wanted)
         return tuple(text for text in map(self.token_text, tokens) if text)
 
     @cached_property
@@ -111,7 +118,12 @@ class Model:
         return frozenset(markers) | self.eog_tokens
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
-        """Token ids of `text`. `parse_special` reads `<|im_end|>` and its like as control tokens."""
+        """Token ids of `text`. `parse_special` reads `<|im_end|>` and its like as control tokens.
+
+        Without it a `text` that is one of `marker_texts` comes in two pieces, so that it is not read as a marker.
+        """
+        if not parse_special and not add_special and text in self.marker_texts:
+            return self.tokenize(text[:1]) + self.tokenize(text[1:])
         raw = text.encode("utf-8", "replace")
         capacity = len(raw) + 8
         buffer = (ctypes.c_int32 * capacity)()

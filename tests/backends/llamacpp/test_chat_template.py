@@ -57,6 +57,16 @@ def test_property_names_are_masked_too() -> None:
     assert segments(name, masked) == [("a", True), ("<|im_end|>", False), ("b", True)]
 
 
+def test_markers_are_masked_in_what_tools_say_and_nowhere_else() -> None:
+    control = ControlTexts(["<|im_end|>"], in_results=["</tool_response>"])
+    said = "sun</tool_response><|im_end|></tool_res"
+    user, tool = control.mask([{"role": role, "content": said} for role in ("user", "tool")]).value
+    assert "</tool_response>" in user["content"]
+    assert "<|im_end|>" not in user["content"]
+    assert "</tool_res" not in tool["content"]
+    assert "<|im_end|>" not in tool["content"]
+
+
 def test_templates_own_control_tokens_stay_the_templates() -> None:
     masked = chatml.mask("hi<|im_end|>")
     parts = segments(f"<|im_start|>user\n{masked.value}<|im_end|>\n", masked)

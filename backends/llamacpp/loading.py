@@ -20,7 +20,7 @@ from backends.llamacpp.native import (
     supports_gpu_offload,
 )
 from backends.llamacpp.options import DEFAULT_MAX_N_CTX, WorkerOptions
-from backends.llamacpp.pooling import pooling_of
+from backends.llamacpp.pooling import is_causal, pooling_of
 
 _GGUF_VERSIONS: Final = (2, 3)
 _MAX_TEXTS_IN_BATCH: Final = 64
@@ -72,10 +72,17 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
 
 
 def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loaded:
-    """A text is computed at once, and never longer than the positions that the model has learnt."""
+    """A text is never longer than the positions that the model has learnt."""
     n_ctx = min(options.n_ctx or DEFAULT_MAX_N_CTX, model.n_ctx_train)
     n_tokens = max(n_ctx, options.n_batch)
-    wanted = EmbeddingOptions(n_tokens, _MAX_TEXTS_IN_BATCH, pooling, options.n_threads, options.flash_attn)
+    wanted = EmbeddingOptions(
+        n_tokens=n_tokens,
+        n_texts=min(_MAX_TEXTS_IN_BATCH, options.n_batch),
+        pooling=pooling,
+        n_step=options.n_batch if pooling == "last" and is_causal(model) else None,
+        n_threads=options.n_threads,
+        flash_attn=options.flash_attn,
+    )
     return Loaded(model, EmbeddingContext(model, wanted), n_ctx, n_tokens)
 
 

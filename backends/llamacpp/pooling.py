@@ -16,12 +16,16 @@ def pooling_of(model: Model, *, wanted: bool) -> str | None:
     `wanted`. Where none is named, the last token stands for a text it alone has seen whole, else the mean of all.
     """
     named = _NAMES.get(model.metadata("{arch}.pooling_type") or "", "none")
-    is_causal = model.has_decoder and model.metadata("{arch}.attention.causal") != "false"
     if named == "rank":
         why = "unsupported: the model ranks texts, it neither generates nor embeds them"
         raise NativeError(why, (why,))
     if named != "none":
         return named
-    if not is_causal:
+    if not is_causal(model):
         return "mean"
     return "last" if wanted else None
+
+
+def is_causal(model: Model) -> bool:
+    """Whether a token sees only those before it."""
+    return model.has_decoder and model.metadata("{arch}.attention.causal") != "false"

@@ -27,11 +27,17 @@ _FLASH_ATTN: Final = {"auto": -1, "off": 0, "on": 1}
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingOptions:
-    """A batch holds at most `n_tokens` of at most `n_texts`; `pooling` is how a text's tokens become one vector."""
+    """A batch holds at most `n_tokens` of at most `n_texts`; `pooling` is how a text's tokens become one vector.
+
+    `n_step` tokens are computed at a time, for a model whose tokens see only those before them, and whose last one
+    stands for a text. None: a batch is computed at once. That takes memory for as many rows of logits as there are
+    tokens, which llama.cpp computes whether they are wanted or not.
+    """
 
     n_tokens: int
     n_texts: int
     pooling: str
+    n_step: int | None = None
     n_threads: int | None = None
     flash_attn: str = "auto"
 
@@ -48,7 +54,8 @@ class EmbeddingContext:
         self._compute = llama_cpp.llama_decode if self._memory else llama_cpp.llama_encode
         self._token, self._pos, self._seq_id = np.zeros((3, options.n_tokens), np.int32)
         self._n_seq_id = np.ones(options.n_tokens, np.int32)
-        self._wants_output = np.ones(options.n_tokens, np.int8)
+        self._is_output = np.ones(options.n_tokens, np.int8)
+        self._no_output = np.zeros(options.n_tokens, np.int8)
         self._seq_id_rows = self._seq_id.ctypes.data + 4 * np.arange(options.n_tokens, dtype=np.uintp)
 
     @property
@@ -66,35 +73,51 @@ class EmbeddingContext:
 
         Blocks, without the interpreter lock. Raises `DecodeError`.
         """
-        batch = self._filled(texts)
         if self._memory:
             llama_cpp.llama_memory_clear(self._memory, False)
-        code = self._compute(self._handle, batch)
-        if code != 0:
-            raise DecodeError(code, recent_log())
+        if self.options.n_step is None:
+            self._run(0, self._fill(texts, 0), self._is_output)
+        else:
+            self._embed_in_steps(texts, self.options.n_step)
         vectors = np.empty((len(texts), self._n_embd), np.float32)
         for seq_id in range(len(texts)):
             found = llama_cpp.llama_get_embeddings_seq(self._handle, seq_id)
             vectors[seq_id] = np.ctypeslib.as_array(found, (self._n_embd,))
         return vectors
 
-    def _filled(self, texts: Sequence[Sequence[int]]) -> Any:
-        row = 0
+    def _embed_in_steps(self, texts: Sequence[Sequence[int]], n_step: int) -> None:
+        """The last tokens come at the end, and alone give an output."""
+        n_before = self._fill([tokens[:-1] for tokens in texts], 0)
+        n_all = self._fill([tokens[-1:] for tokens in texts], n_before, [len(tokens) - 1 for tokens in texts])
+        llama_cpp.llama_set_embeddings(self._handle, False)
+        for row in range(0, n_before, n_step):
+            self._run(row, min(row + n_step, n_before), self._no_output)
+        llama_cpp.llama_set_embeddings(self._handle, True)
+        self._run(n_before, n_all, self._is_output)
+
+    def _fill(self, texts: Sequence[Sequence[int]], row: int, starts: Sequence[int] | None = None) -> int:
+        """Write texts into the rows from `row` on, each from position 0 or its start on; returns the row behind."""
         for seq_id, tokens in enumerate(texts):
-            end = row + len(tokens)
+            end, start = row + len(tokens), starts[seq_id] if starts else 0
             self._token[row:end] = tokens
-            self._pos[row:end] = range(len(tokens))
+            self._pos[row:end] = range(start, start + len(tokens))
             self._seq_id[row:end] = seq_id
             row = end
-        return llama_cpp.llama_batch(
-            n_tokens=row,
-            token=_pointer(self._token, ctypes.c_int32),
+        return row
+
+    def _run(self, start: int, end: int, is_output: npt.NDArray[np.int8]) -> None:
+        batch = llama_cpp.llama_batch(
+            n_tokens=end - start,
+            token=_pointer(self._token[start:], ctypes.c_int32),
             embd=None,
-            pos=_pointer(self._pos, ctypes.c_int32),
+            pos=_pointer(self._pos[start:], ctypes.c_int32),
             n_seq_id=_pointer(self._n_seq_id, ctypes.c_int32),
-            seq_id=_pointer(self._seq_id_rows, ctypes.POINTER(ctypes.c_int32)),
-            logits=_pointer(self._wants_output, ctypes.c_int8),
+            seq_id=_pointer(self._seq_id_rows[start:], ctypes.POINTER(ctypes.c_int32)),
+            logits=_pointer(is_output, ctypes.c_int8),
         )
+        code = self._compute(self._handle, batch)
+        if code != 0:
+            raise DecodeError(code, recent_log())
 
 
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
@@ -102,10 +125,11 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
 
 
 def _create(model: Model, options: EmbeddingOptions) -> Any:
-    """A text is never split: one that sees what comes after it has to be computed at once."""
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = options.n_tokens
+    params.n_ctx = options.n_tokens
+    params.n_batch = params.n_ubatch = options.n_step or options.n_tokens
     params.n_seq_max = options.n_texts
+    params.n_outputs_max = options.n_texts if options.n_step else options.n_tokens
     params.kv_unified = True
     params.embeddings = True
     params.pooling_type = POOLING_TYPES[options.pooling]

@@ -18,7 +18,7 @@ from backends.llamacpp.step_loop import MAX_FAILED_STEPS, StepStats
 
 
 class EmbeddingFailed(Exception):
-    """llama.cpp did not compute the batch that a text was in."""
+    """llama.cpp did not compute a text's batch, or what it computed is no vector."""
 
 
 class EmbeddingLoop:
@@ -93,6 +93,9 @@ class EmbeddingLoop:
 
     def _settle(self, place: Place, vector: Vector) -> None:
         job = place.job
+        if not np.isfinite(vector).all():
+            self._give_up(job, "the model's numbers overflowed")
+            return
         job.vectors[place.index] = vector
         if len(job.vectors) == len(job.texts):
             with suppress(InvalidStateError):  # the client has left meanwhile
@@ -102,12 +105,15 @@ class EmbeddingLoop:
         self.stats.n_failed_steps += 1
         self._n_failed_in_a_row += 1
         for job in {place.job for place in batch}:
-            self._queue.drop(job)
-            with suppress(InvalidStateError):
-                job.result.set_exception(EmbeddingFailed(str(error)))
+            self._give_up(job, str(error))
         if self._n_failed_in_a_row >= MAX_FAILED_STEPS:
             self._arrivals.put(None)
             self._on_broken(f"{error}; " + " ".join(error.log[-3:]))
+
+    def _give_up(self, job: EmbeddingJob, why: str) -> None:
+        self._queue.drop(job)
+        with suppress(InvalidStateError):
+            job.result.set_exception(EmbeddingFailed(why))
 
 
 def _of_length_one(vectors: Vector) -> Vector:

@@ -30,6 +30,7 @@ class ScriptedContext:
         self.gate.set()
         self.entered = threading.Event()
         self.failing = False
+        self.overflowing = False
         self.batches: list[list[Sequence[int]]] = []
 
     def embed(self, texts: Sequence[Sequence[int]]) -> Vector:
@@ -41,6 +42,8 @@ class ScriptedContext:
         vectors = np.zeros((len(texts), self.n_embd), np.float32)
         for row, tokens in enumerate(texts):
             vectors[row, tokens[0]] = 3.0 if len(tokens) > 1 else 0.0
+        if self.overflowing:
+            vectors[0] = np.nan
         return vectors
 
 
@@ -81,6 +84,14 @@ async def test_failed_batch_fails_whose_texts_were_in_it(loop: EmbeddingLoop, co
         await loop.embed([[1, 0]] * 5)
     assert len(context.batches) == 1, "the rest of it is not computed"
     context.failing = False
+    assert len(await loop.embed([[1, 0]])) == 1
+
+
+async def test_numbers_that_overflowed_are_no_vector(loop: EmbeddingLoop, context: ScriptedContext) -> None:
+    context.overflowing = True
+    with pytest.raises(EmbeddingFailed):
+        await loop.embed([[1, 0]] * 5)
+    context.overflowing = False
     assert len(await loop.embed([[1, 0]])) == 1
 
 

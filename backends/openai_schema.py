@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
+from pydantic_core import InitErrorDetails
 
 Stop = StrictStr | list[StrictStr]
 
@@ -36,6 +37,10 @@ class SamplingFields(OpenModel):
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool | None = None
+    bad_words: list[StrictStr] | None = None
+    skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
 
     @property
@@ -43,6 +48,11 @@ class SamplingFields(OpenModel):
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def n_generated(self) -> int:
+        """Answers to be made for each prompt."""
+        return self.n or 1
 
 
 class StreamOptions(OpenModel):
@@ -95,6 +105,19 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
+    include_reasoning: bool | None = None
+
+    @property
+    def template_kwargs(self) -> dict[str, Any]:
+        """An effort is the template's to read, and switches thinking on or off where nothing else did (as in vLLM)."""
+        kwargs = super().template_kwargs
+        if self.reasoning_effort is not None:
+            kwargs.setdefault("reasoning_effort", self.reasoning_effort)
+            kwargs.setdefault("enable_thinking", self.reasoning_effort != "none")
+        return kwargs
 
     @property
     def token_budget(self) -> int | None:
@@ -103,12 +126,24 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
 
 
 class CompletionRequest(GenerationRequest):
-    """`prompt` is a text, several, or token ids."""
+    """`prompt` is a text, several, or token ids. No tokens at all may be asked for where the prompt is echoed."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     suffix: str | None = None
-    best_of: int | None = None
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo:
+            problem = InitErrorDetails(type="greater_than_equal", loc=("max_tokens",), input=0, ctx={"ge": 1})
+            raise ValidationError.from_exception_data(type(self).__name__, [problem], hide_input=True)
+        return self
+
+    @property
+    def n_generated(self) -> int:
+        return self.best_of or self.n or 1
 
 
 class EmbeddingRequest(OpenModel):

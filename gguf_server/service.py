@@ -189,7 +189,8 @@ class Service:
         if not request.prompt:
             raise BadRequest("the prompt is empty", param="prompt")
         body = self._common(request)
-        body["max_tokens"] = request.max_tokens or self.settings.default_max_tokens
+        asked = request.max_tokens
+        body["max_tokens"] = self.settings.default_max_tokens if asked is None else asked
         return Prepared(body)
 
     def prepare_embedding(self, request: EmbeddingRequest) -> Prepared:

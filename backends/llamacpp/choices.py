@@ -2,37 +2,123 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.logprob_shapes import ChatLogprobs, TextLogprobs, joined
 from backends.llamacpp.prompts import Prompt
 from backends.llamacpp.reasoning import Channel, ReasoningFormat, ReasoningSplitter
 from backends.llamacpp.responses import Usage
 from backends.llamacpp.step_loop import Delta, Finish, Generation
 
 
+@dataclass(frozen=True, slots=True)
+class Display:
+    """What of the answers is shown. `n_best` of those to each prompt, None for all of them."""
+
+    logprobs: bool = False
+    reasoning: bool = True
+    n_best: int | None = None
+
+
+@dataclass(slots=True)
+class _Rating:
+    """How likely a choice was, by its tokens."""
+
+    total: float = 0.0
+    n_tokens: int = 0
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.n_tokens if self.n_tokens else -float("inf")
+
+
+@dataclass(slots=True)
+class Whole:
+    """A choice that was collected."""
+
+    texts: dict[Channel, str] = field(default_factory=dict)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def take(self, pieces: Sequence[tuple[Channel, str]], logprobs: dict[str, Any] | None) -> None:
+        for channel, text in pieces:
+            self.texts[channel] = self.texts.get(channel, "") + text
+        if logprobs is not None:
+            self.logprobs.append(logprobs)
+
+    @property
+    def all_logprobs(self) -> dict[str, Any] | None:
+        return joined(self.logprobs)
+
+
 class Choices:
     """The generations of one request: what is split off them as reasoning, how they ended, what they used.
 
     `chat` is the prompt of a chat, whose answers may hold reasoning; None for texts, which are shown as they are.
+    `echoes`: by generation, the text of a prompt that is shown before its answer.
     """
 
-    def __init__(self, engine: LlamaEngine, generations: list[Generation], *, chat: Prompt | None) -> None:
+    def __init__(
+        self,
+        engine: LlamaEngine,
+        generations: list[Generation],
+        *,
+        chat: Prompt | None,
+        display: Display | None = None,
+        echoes: Sequence[str | None] = (),
+    ) -> None:
         self.engine = engine
         self.generations = generations
+        self._display = display or Display()
+        self._echoes = list(echoes) or [None] * len(generations)
+        self._to_echo = list(self._echoes)
         self._splitters = [_splitter(engine.prompts.reasoning, chat) for _ in generations]
+        self._rated = [self._shape(generation, is_chat=chat is not None) for generation in generations]
+        self._ratings = [_Rating() for _ in generations]
         self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
         self._n_generated = [0] * len(generations)
         self._n_reused = [0] * len(generations)
+        self._n_reasoning = [0] * len(generations)
 
     def take(self, index: int, delta: Delta) -> list[tuple[Channel, str]]:
         """Text that a delta makes certain, by channel."""
         self._n_generated[index] = delta.n_generated
         self._n_reused[index] = max(self._n_reused[index], delta.n_reused)
+        self._n_reasoning[index] = delta.n_reasoning
+        echo, self._to_echo[index] = self._to_echo[index] or "", None
         splitter = self._splitters[index]
-        pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, delta.text)]
+        pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, echo + delta.text)]
         if delta.finish is not None:
             self.finishes[index] = delta.finish
             pieces += splitter.finish() if splitter else []
-        return [(channel, text) for channel, text in pieces if text]
+        return [(channel, text) for channel, text in pieces if text and self._shows(channel)]
+
+    def logprobs(self, index: int, delta: Delta) -> dict[str, Any] | None:
+        """Those of a delta's tokens, also where their text is held back; None where they are not to be shown."""
+        rating = self._ratings[index]
+        rating.total += sum(one.logprob or 0.0 for one in delta.rated)
+        rating.n_tokens += len(delta.rated)
+        shape = self._rated[index]
+        rated = [one for one in delta.rated if self._display.reasoning or not one.is_thought]
+        portions = []
+        if isinstance(shape, TextLogprobs) and delta.rated_prompt:
+            portions.append(shape.take_prompt(delta.rated_prompt, self._echoes[index] or ""))
+        if shape is not None and rated:
+            portions.append(shape.take(rated))
+        return joined(portions)
+
+    def shown(self) -> list[int]:
+        """The choices that are answered with, in their order."""
+        n_best = self._display.n_best
+        if n_best is None:
+            return list(range(len(self.generations)))
+        by_prompt: dict[int, list[int]] = {}
+        for index, generation in enumerate(self.generations):
+            by_prompt.setdefault(id(generation.prompt), []).append(index)
+        best = (sorted(of_one, key=lambda i: -self._ratings[i].mean)[:n_best] for of_one in by_prompt.values())
+        return [index for of_one in best for index in of_one]
 
     def usage(self) -> Usage:
         """A prompt that several choices share is counted once, as OpenAI does, and so is what was found of it."""
@@ -40,7 +126,19 @@ class Choices:
         n_cached = dict(prompts)
         for generation, n_reused in zip(self.generations, self._n_reused, strict=True):
             n_cached[id(generation.prompt)] = min(n_cached[id(generation.prompt)], n_reused)
-        return Usage(sum(prompts.values()), sum(self._n_generated), sum(n_cached.values()))
+        n_reasoning = sum(self._n_reasoning) if any(one.thought for one in self.generations) else None
+        return Usage(sum(prompts.values()), sum(self._n_generated), sum(n_cached.values()), n_reasoning)
+
+    def _shows(self, channel: Channel) -> bool:
+        return self._display.reasoning or channel is not Channel.REASONING
+
+    def _shape(self, generation: Generation, *, is_chat: bool) -> ChatLogprobs | TextLogprobs | None:
+        if not self._display.logprobs:
+            return None
+        model = self.engine.loaded.model
+        if is_chat:
+            return ChatLogprobs(model.spelling)
+        return TextLogprobs(model.spelling, model.spelling if generation.shows_control else model.piece)
 
 
 def _splitter(format_: ReasoningFormat | None, prompt: Prompt | None) -> ReasoningSplitter | None:

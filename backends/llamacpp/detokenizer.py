@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
+from typing import AnyStr
 
 
 class TextStream:
     """Text of one sequence as its tokens arrive.
 
     A character whose bytes are spread over tokens is held until it is whole; text that could be the beginning of a
-    stop string is held until it is known not to be one.
+    stop string is held until it is known not to be one. `shows_stop`: the stop string that was met is part of the text.
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str] = (), *, shows_stop: bool = False) -> None:
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._stops = tuple(stop for stop in stops if stop)
+        self._shows_stop = shows_stop
         self._held = ""
         self.stopped = False
 
-    def push(self, piece: bytes) -> str:
-        """Text that `piece` makes certain. After a stop string was met, `stopped` is set and nothing more comes."""
+    def push(self, piece: bytes, *, may_stop: bool = True) -> str:
+        """Text that `piece` makes certain. After a stop string was met, `stopped` is set and nothing more comes.
+
+        A stop string that is whole before it `may_stop` is text like any other.
+        """
         text = self._decode(piece)
         if not self._stops or not text:
             return text
         text = self._held + text
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at, -len(stop)) for stop in self._stops if may_stop and (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            start, minus_length = min(found)
+            return text[: start - minus_length if self._shows_stop else start]
         n_held = max(overlap(text, stop) for stop in self._stops)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]
@@ -40,7 +46,7 @@ class TextStream:
         return held
 
 
-def overlap(text: str, marker: str) -> int:
+def overlap(text: AnyStr, marker: AnyStr) -> int:
     """Length of the longest end of `text` that is a beginning of `marker`, `marker` itself excluded."""
     for length in range(min(len(text), len(marker) - 1), 0, -1):
         if text.endswith(marker[:length]):

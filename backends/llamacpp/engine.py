@@ -88,7 +88,9 @@ class LlamaEngine:
             n_cells=loaded.n_ctx_total,
             ram_budget_bytes=self._options.cache_ram_mib << 20,
         )
-        scheduler = Scheduler(cache, n_ctx=loaded.n_ctx, n_batch=self._options.n_batch)
+        scheduler = Scheduler(
+            cache, n_ctx=loaded.n_ctx, n_batch=self._options.n_batch, n_score_rows=loaded.n_score_rows
+        )
         loop = StepLoop(
             loaded.model,
             context,

@@ -24,6 +24,8 @@ from backends.llamacpp.pooling import is_causal, pooling_of
 
 _GGUF_VERSIONS: Final = (2, 3)
 _MAX_TEXTS_IN_BATCH: Final = 64
+_SCORE_BYTES: Final = 16 << 20
+_MAX_SCORE_ROWS: Final = 64
 
 # What llama.cpp says in its log when it gives up, and what that means; the first match counts.
 _REASONS: Final = (
@@ -39,12 +41,15 @@ _REASONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`n_ctx` is what one request (or one text to embed) may take, `n_ctx_total` what all share."""
+    """`n_ctx` is what one request (or one text to embed) may take, `n_ctx_total` what all share, `n_score_rows` see
+    `Scheduler`.
+    """
 
     model: Model
     context: Context | EmbeddingContext
     n_ctx: int
     n_ctx_total: int
+    n_score_rows: int = 0
 
 
 def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded:
@@ -65,10 +70,11 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
             return _load_embedding(model, options, pooling)
         n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_N_CTX)
         n_ctx_total = max(options.n_ctx_total or n_ctx * options.n_parallel, n_ctx)
-        context = Context(model, _context_options(options, n_ctx, n_ctx_total))
+        n_score_rows = max(min(_SCORE_BYTES // (4 * model.n_vocab), _MAX_SCORE_ROWS), 1)
+        context = Context(model, _context_options(options, n_ctx, n_ctx_total, n_score_rows))
     except NativeError as error:
         raise _explain(error) from error
-    return Loaded(model, context, n_ctx, n_ctx_total)
+    return Loaded(model, context, n_ctx, n_ctx_total, n_score_rows)
 
 
 def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loaded:
@@ -86,7 +92,7 @@ def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loade
     return Loaded(model, EmbeddingContext(model, wanted), n_ctx, n_tokens)
 
 
-def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int) -> ContextOptions:
+def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int, n_score_rows: int) -> ContextOptions:
     """A share of its own for each sequence computes fastest; with fewer cells than that, all share one pool."""
     return ContextOptions(
         n_ctx_total=n_ctx_total,
@@ -98,6 +104,7 @@ def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int) -> Co
         flash_attn=options.flash_attn,
         cache_type_k=options.cache_type_k,
         cache_type_v=options.cache_type_v,
+        n_score_rows=n_score_rows,
     )
 
 

@@ -14,6 +14,7 @@ from backends.llamacpp.chat_template import ControlTexts, TemplateError, Templat
 from backends.llamacpp.healing import Healing, PieceTable
 from backends.llamacpp.native import Model
 from backends.llamacpp.reasoning import FORMATS, Begun, ReasoningFormat, begun, detect_format
+from backends.llamacpp.thought import ThoughtMarkers, thought_markers
 from backends.openai_schema import ChatCompletionRequest, Message, TokenizeRequest
 
 
@@ -52,6 +53,7 @@ class PromptBuilder:
         self._control = ControlTexts(model.control_texts(), in_results=model.marker_texts)
         self._markers = self._show_markers(self.reasoning) if self.reasoning is not None else frozenset()
         self._table: PieceTable | None = None
+        self._thought_markers: ThoughtMarkers | None = None
         self._table_lock = threading.Lock()
 
     async def start(self) -> None:
@@ -81,6 +83,24 @@ class PromptBuilder:
     async def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a raw prompt, control tokens included: fill-in-the-middle prompts are made of them."""
         return await asyncio.to_thread(self._model.tokenize, text, add_special=add_special, parse_special=True)
+
+    async def thought_markers(self) -> ThoughtMarkers | None:
+        """None for a model that does not reason. Made when first asked for: every token has to be looked at."""
+        if self.reasoning is None or self._thought_markers is not None:
+            return self._thought_markers
+        return await asyncio.to_thread(self._make_thought_markers, self.reasoning)
+
+    def _make_thought_markers(self, format_: ReasoningFormat) -> ThoughtMarkers:
+        with self._table_lock:
+            if self._thought_markers is None:
+                model = self._model
+                pieces = ((token, model.piece(token)) for token in range(model.n_vocab))
+
+                def tokenize(text: str) -> list[int]:
+                    return model.tokenize(text, parse_special=True)
+
+                self._thought_markers = thought_markers(format_, pieces, tokenize, model.eog_tokens)
+            return self._thought_markers
 
     def _prompt(self, parts: Sequence[tuple[str, bool]], answer: Begun) -> Prompt:
         """Tokens of the template's `parts` and, apart from them, of the answer: nothing merges where it begins."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -18,6 +19,9 @@ from backends.openai_schema import (
 )
 
 Body = TypeVar("Body", bound=OpenModel)
+
+
+_UNSUPPORTED: Final = ("allowed_token_ids", "logits_processors", "prompt_logprobs", "use_beam_search")
 
 
 class ApiError(Exception):
@@ -51,20 +55,14 @@ def parse(kind: type[Body], raw: bytes) -> Body:
 def refuse_unsupported(request: ChatCompletionRequest | CompletionRequest) -> None:
     """Raise `ApiError` for what would change the answer and is not done: better refused than quietly left out."""
     unsupported: str | None = None
-    if request.logprobs:
-        unsupported = "logprobs"
-    elif isinstance(request, ChatCompletionRequest):
+    if isinstance(request, ChatCompletionRequest):
         format_type = (request.response_format or {}).get("type", "text")
         if request.tools and request.tool_choice != "none":
             unsupported = "tools"
         elif format_type != "text":
             unsupported = "response_format"
-    elif request.echo:
-        unsupported = "echo"
-    elif request.suffix:
-        unsupported = "suffix"
-    elif request.best_of is not None and request.best_of > (request.n or 1):
-        unsupported = "best_of"
+    extra = request.model_extra or {}
+    unsupported = unsupported or next((name for name in _UNSUPPORTED if extra.get(name)), None)
     if unsupported:
         raise ApiError(
             400, f"the llama.cpp engine does not do {unsupported} yet", code="unsupported_parameter", param=unsupported
@@ -85,16 +83,34 @@ def generations(
             code="context_length_exceeded",
             param="prompt",
         )
+    asked = n_left if max_tokens is None else max_tokens
+    if (request.min_tokens or 0) > asked:
+        raise ApiError(400, f"min_tokens is more than {asked}", code="invalid_value", param="min_tokens")
     return [
-        Generation(prompt, min(max_tokens or n_left, n_left), _sampling(request, choice, n_vocab), request.stops)
-        for choice in range(request.n or 1)
+        Generation(
+            prompt,
+            min(asked, n_left),
+            _sampling(request, choice, n_vocab),
+            request.stops,
+            shows_stop=bool(request.include_stop_str_in_output),
+            shows_control=request.skip_special_tokens is False,
+        )
+        for choice in range(request.n_generated)
     ]
+
+
+def check_token_ids(tokens: Iterable[int], n_vocab: int, param: str) -> None:
+    """Raises `ApiError`."""
+    if any(not 0 <= token < n_vocab for token in tokens):
+        raise ApiError(400, f"token ids go from 0 to {n_vocab - 1}", code="invalid_value", param=param)
 
 
 def _sampling(request: GenerationRequest, choice: int, n_vocab: int) -> SamplingParams:
     def given(value: float | None, otherwise: float) -> float:
         return otherwise if value is None else value
 
+    stop_token_ids = frozenset(request.stop_token_ids or ())
+    check_token_ids(stop_token_ids, n_vocab, "stop_token_ids")
     return SamplingParams(
         temperature=given(request.temperature, 1.0),
         top_p=given(request.top_p, 1.0),
@@ -107,6 +123,7 @@ def _sampling(request: GenerationRequest, choice: int, n_vocab: int) -> Sampling
         logit_bias=_logit_bias(request, n_vocab),
         min_tokens=request.min_tokens or 0,
         ignore_eos=bool(request.ignore_eos),
+        stop_token_ids=stop_token_ids,
     )
 
 

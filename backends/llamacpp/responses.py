@@ -13,6 +13,8 @@ from backends.llamacpp.reasoning import Channel
 
 DONE: Final = b"data: [DONE]\n\n"
 
+Logprobs = dict[str, Any]
+
 
 def event(payload: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(payload) + b"\n\n"
@@ -23,13 +25,16 @@ class Usage:
     n_prompt_tokens: int
     n_completion_tokens: int
     n_cached_tokens: int
+    n_reasoning_tokens: int | None = None
 
     def as_json(self) -> dict[str, Any]:
+        details = {"reasoning_tokens": self.n_reasoning_tokens}
         return {
             "prompt_tokens": self.n_prompt_tokens,
             "completion_tokens": self.n_completion_tokens,
             "total_tokens": self.n_prompt_tokens + self.n_completion_tokens,
             "prompt_tokens_details": {"cached_tokens": self.n_cached_tokens},
+            **({"completion_tokens_details": details} if self.n_reasoning_tokens is not None else {}),
         }
 
 
@@ -44,20 +49,26 @@ class ChatShape:
     def opening(self, index: int) -> bytes:
         return self._chunk([_chat_choice(index, {"role": "assistant", "content": ""})])
 
-    def piece(self, index: int, channel: Channel, text: str) -> bytes:
+    def piece(self, index: int, channel: Channel, text: str, logprobs: Logprobs | None = None) -> bytes:
         delta = {"content": text} if channel is Channel.CONTENT else {"reasoning_content": text, "reasoning": text}
-        return self._chunk([_chat_choice(index, delta)])
+        return self._chunk([_chat_choice(index, delta if text else {}, logprobs)])
 
-    def closing(self, index: int, finish_reason: str) -> bytes:
-        return self._chunk([_chat_choice(index, {}, finish_reason)])
+    def closing(self, index: int, finish_reason: str, logprobs: Logprobs | None = None) -> bytes:
+        return self._chunk([_chat_choice(index, {}, logprobs, finish_reason)])
 
     def usage(self, usage: Usage) -> bytes:
         return event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage.as_json()})
 
-    def whole(self, texts: list[dict[Channel, str]], finish_reasons: list[str], usage: Usage) -> dict[str, Any]:
+    def whole(
+        self,
+        texts: list[dict[Channel, str]],
+        logprobs: list[Logprobs | None],
+        finish_reasons: list[str],
+        usage: Usage,
+    ) -> dict[str, Any]:
         choices = [
-            {"index": i, "message": _message(text), "logprobs": None, "finish_reason": reason}
-            for i, (text, reason) in enumerate(zip(texts, finish_reasons, strict=True))
+            {"index": i, "message": _message(text), "logprobs": rated, "finish_reason": reason}
+            for i, (text, rated, reason) in enumerate(zip(texts, logprobs, finish_reasons, strict=True))
         ]
         return {**self._head("chat.completion"), "choices": choices, "usage": usage.as_json()}
 
@@ -79,19 +90,25 @@ class TextShape:
     def opening(self, index: int) -> bytes:
         return b""
 
-    def piece(self, index: int, channel: Channel, text: str) -> bytes:
-        return event({**self._head(), "choices": [_text_choice(index, text, None)]})
+    def piece(self, index: int, channel: Channel, text: str, logprobs: Logprobs | None = None) -> bytes:
+        return event({**self._head(), "choices": [_text_choice(index, text, logprobs, None)]})
 
-    def closing(self, index: int, finish_reason: str) -> bytes:
-        return event({**self._head(), "choices": [_text_choice(index, "", finish_reason)]})
+    def closing(self, index: int, finish_reason: str, logprobs: Logprobs | None = None) -> bytes:
+        return event({**self._head(), "choices": [_text_choice(index, "", logprobs, finish_reason)]})
 
     def usage(self, usage: Usage) -> bytes:
         return event({**self._head(), "choices": [], "usage": usage.as_json()})
 
-    def whole(self, texts: list[dict[Channel, str]], finish_reasons: list[str], usage: Usage) -> dict[str, Any]:
+    def whole(
+        self,
+        texts: list[dict[Channel, str]],
+        logprobs: list[Logprobs | None],
+        finish_reasons: list[str],
+        usage: Usage,
+    ) -> dict[str, Any]:
         choices = [
-            _text_choice(i, text.get(Channel.CONTENT, ""), reason)
-            for i, (text, reason) in enumerate(zip(texts, finish_reasons, strict=True))
+            _text_choice(i, text.get(Channel.CONTENT, ""), rated, reason)
+            for i, (text, rated, reason) in enumerate(zip(texts, logprobs, finish_reasons, strict=True))
         ]
         return {**self._head(), "choices": choices, "usage": usage.as_json()}
 
@@ -102,12 +119,14 @@ class TextShape:
 Shape = ChatShape | TextShape
 
 
-def _chat_choice(index: int, delta: dict[str, str], finish_reason: str | None = None) -> dict[str, Any]:
-    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def _chat_choice(
+    index: int, delta: dict[str, str], logprobs: Logprobs | None = None, finish_reason: str | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _text_choice(index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def _text_choice(index: int, text: str, logprobs: Logprobs | None, finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def _message(text: dict[Channel, str]) -> dict[str, Any]:

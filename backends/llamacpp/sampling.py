@@ -38,6 +38,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     ignore_eos: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
 
 
 class Sampler:
@@ -63,6 +64,7 @@ class Sampler:
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._eog = np.fromiter(sorted(eog_tokens), np.int64)
+        self._ends = np.fromiter(sorted(eog_tokens | params.stop_token_ids), np.int64)
         self._n_generated = 0
         self._bias_ids = np.fromiter(params.logit_bias.keys(), np.int64)
         self._bias = np.fromiter(params.logit_bias.values(), np.float32)
@@ -88,12 +90,16 @@ class Sampler:
 
     @property
     def _eog_is_banned(self) -> bool:
-        return self.params.ignore_eos or self._n_generated < self.params.min_tokens
+        return self.params.ignore_eos or self._is_too_short
+
+    @property
+    def _is_too_short(self) -> bool:
+        return self._n_generated < self.params.min_tokens
 
     def sample(self, logits: Float32Array) -> int:
         """The next token from `logits`: float32[n_vocab], which may be written to."""
         if self._eog_is_banned:
-            logits[self._eog] = _BANNED
+            logits[self._ends if self._is_too_short else self._eog] = _BANNED
         if self._bias_ids.size:
             logits[self._bias_ids] += self._bias
         if self._seen is not None:
@@ -110,11 +116,15 @@ class Sampler:
         return self._choose(logits)
 
     def accept(self, token: int, piece: bytes = b"") -> None:
-        """`token` was chosen; `piece` are the bytes that it adds to the answer."""
+        """`token` was chosen; `piece` are its bytes. Guides are told of those that are new, beyond the seam."""
+        new = piece
         if self.seam is None:
             self._n_generated += 1
+        else:
+            new = piece[len(self.seam.rest) :]
+        if self.seam is None or new:
             for guide in self._guides:
-                guide.accept(token, piece)
+                guide.accept(token, new)
         if self._seen is not None:
             self._seen.count(token)
 

@@ -35,6 +35,7 @@ class Sequence:
     """One answer being made. `tokens` is the prompt, then what was generated; the first `n_past` are in the cache.
 
     `n_repeated_tokens` of the generated ones say again what the prompt's text had said already: they do not count.
+    `score_from`: the logits of every prompt token from this one on are wanted too; None for the last one's alone.
     """
 
     tokens: list[int]
@@ -46,6 +47,7 @@ class Sequence:
     n_repeated_tokens: int = 0
     came_at: int = 0
     n_preempted: int = 0
+    score_from: int | None = None
 
     @property
     def n_generated_tokens(self) -> int:
@@ -63,7 +65,7 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `start` to `start + n_tokens` of a sequence; its logits are wanted when they are its last."""
+    """Tokens `start` to `start + n_tokens` of a sequence; a next token is wanted when they are its last."""
 
     sequence: Sequence
     seq_id: int
@@ -74,14 +76,25 @@ class Piece:
     def wants_logits(self) -> bool:
         return self.start + self.n_tokens == len(self.sequence.tokens)
 
+    @property
+    def n_outputs(self) -> int:
+        """How many of its last tokens have their logits wanted."""
+        score_from = self.sequence.score_from
+        n_scored = 0 if score_from is None else self.start + self.n_tokens - max(self.start, score_from)
+        return max(n_scored, int(self.wants_logits))
+
 
 class Scheduler:
-    """Sequences of at most `n_ctx` tokens, `n_batch` tokens a step."""
+    """Sequences of at most `n_ctx` tokens, `n_batch` tokens a step.
 
-    def __init__(self, cache: PrefixCache, *, n_ctx: int, n_batch: int) -> None:
+    Of prompts that are scored, at most `n_score_rows` tokens are in a step: each needs a row of logits.
+    """
+
+    def __init__(self, cache: PrefixCache, *, n_ctx: int, n_batch: int, n_score_rows: int = 8) -> None:
         self.cache = cache
         self.n_ctx = n_ctx
         self.n_batch = n_batch
+        self.n_score_rows = n_score_rows
         self.waiting: deque[Sequence] = deque()  # who was preempted, then who came first
         self.running: list[Sequence] = []  # oldest first
         self.n_preempted = 0
@@ -121,12 +134,18 @@ class Scheduler:
         if prefilling and not decoding:
             prompt_budget = max(prompt_budget, prefilling[0].n_pending_tokens)
         budget = min(prompt_budget, self.n_batch - len(pieces), self.cache.n_cells_left - len(pieces))
+        n_rows = self.n_score_rows
         for sequence in prefilling:
             n_tokens = min(self._n_before_parting(sequence), budget)
             if n_tokens <= 0:
                 break
+            if sequence.score_from is not None:
+                n_tokens = min(n_tokens, max(sequence.score_from - sequence.n_past, 0) + n_rows)
+                if n_tokens == 0:
+                    continue  # others take the rows of this step
             pieces.append(self._piece(sequence, n_tokens))
             budget -= n_tokens
+            n_rows -= pieces[-1].n_outputs if sequence.score_from is not None else 0
         pieces.sort(key=lambda piece: piece.seq_id)
         return pieces
 
@@ -204,7 +223,7 @@ class Scheduler:
             return None
         best: tuple[int, Sequence, Match] | None = None
         for sequence in islice(self.waiting, N_CONSIDERED):
-            match = self.cache.find(sequence.tokens)
+            match = self._find(sequence)
             if self._is_worth_waiting(sequence, match):
                 continue
             if sequence.n_preempted:
@@ -214,6 +233,12 @@ class Scheduler:
                 best = turn, sequence, match
         return None if best is None else best[1:]
 
+    def _find(self, sequence: Sequence) -> Match:
+        """What is found of a prompt that is scored has no logits: it is computed from its beginning."""
+        if sequence.score_from is not None:
+            return Match(0, len(sequence.tokens))
+        return self.cache.find(sequence.tokens)
+
     @staticmethod
     def _turn(sequence: Sequence) -> int:
         """Who has the least of it is first."""
@@ -221,6 +246,8 @@ class Scheduler:
 
     def _is_worth_waiting(self, sequence: Sequence, match: Match) -> bool:
         """Whether somebody is computing clearly more of this prompt's beginning than can be had now."""
+        if sequence.score_from is not None:
+            return False
         for other in self.running:
             begins_alike = sequence.tokens[:MIN_REUSE_TOKENS] == other.tokens[:MIN_REUSE_TOKENS]
             if other.is_decoding or not begins_alike:

@@ -16,9 +16,10 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from backends.base import EngineState
-from backends.llamacpp import embeddings, requests
+from backends.llamacpp import bad_words, best_of, embeddings, logprob_requests, requests, thinking
 from backends.llamacpp.chat_template import TemplateError
-from backends.llamacpp.choices import Choices
+from backends.llamacpp.choices import Choices, Display, Whole
+from backends.llamacpp.completion_prompts import completion_prompts
 from backends.llamacpp.engine import LlamaEngine, TooBusy
 from backends.llamacpp.metrics import exposition, make_registry
 from backends.llamacpp.options import WorkerOptions
@@ -26,7 +27,7 @@ from backends.llamacpp.prompts import Prompt, UnsupportedContent
 from backends.llamacpp.reasoning import Channel
 from backends.llamacpp.requests import ApiError
 from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, event
-from backends.llamacpp.step_loop import Finish, Generation
+from backends.llamacpp.step_loop import Delta, Finish, Generation
 from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -127,10 +128,17 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     _check_model(request, body.model)
     _check_generates(request, "Chat Completions")
     requests.refuse_unsupported(body)
+    n_logprobs = logprob_requests.n_logprobs(body)
+    engine = request.app[ENGINE]
     prompt = await _chat_prompt(request, body)
-    generations = _generations(request, body, prompt, body.token_budget)
-    shape = ChatShape(body.model or request.app[OPTIONS].aliases[0])
-    return await _answer(request, body, generations, shape, chat=prompt)
+    markers, limit = await engine.prompts.thought_markers(), None
+    if markers is not None:
+        prompt, limit = thinking.limit(body, prompt, markers, n_ctx=engine.loaded.n_ctx)
+    made = await _generations(request, body, prompt, body.token_budget)
+    generations = [replace(one, thought=limit, n_logprobs=n_logprobs) for one in made]
+    display = Display(logprobs=n_logprobs is not None, reasoning=body.include_reasoning is not False)
+    choices = Choices(engine, generations, chat=prompt, display=display)
+    return await _answer(request, body, choices, ChatShape(_model_name(request, body)))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -138,10 +146,21 @@ async def completions(request: web.Request) -> web.StreamResponse:
     _check_model(request, body.model)
     _check_generates(request, "Completions")
     requests.refuse_unsupported(body)
-    generations = []
-    for prompt in await _text_prompts(request, body):
-        generations += _generations(request, body, Prompt(prompt), body.max_tokens or 16)  # OpenAI's default
-    return await _answer(request, body, generations, TextShape(body.model or request.app[OPTIONS].aliases[0]))
+    n_logprobs = logprob_requests.n_logprobs(body)
+    n_best = best_of.n_best(body)
+    engine = request.app[ENGINE]
+    max_tokens = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default
+    generations, echoes = list[Generation](), list[str | None]()
+    for prompt in await completion_prompts(body, engine.prompts, engine.loaded.model):
+        made = await _generations(request, body, Prompt(prompt.tokens), max_tokens)
+        generations += made
+        echoes += [prompt.echo] * len(made)
+    scores_prompt = bool(body.echo) and n_logprobs is not None
+    n_rated = 0 if n_logprobs is None and n_best is not None else n_logprobs
+    generations = [replace(one, n_logprobs=n_rated, scores_prompt=scores_prompt) for one in generations]
+    display = Display(logprobs=n_logprobs is not None, n_best=n_best)
+    choices = Choices(engine, generations, chat=None, display=display, echoes=echoes)
+    return await _answer(request, body, choices, TextShape(_model_name(request, body)))
 
 
 async def create_embeddings(request: web.Request) -> web.Response:
@@ -171,19 +190,12 @@ async def tokenize(request: web.Request) -> web.Response:
 
 async def detokenize(request: web.Request) -> web.Response:
     body = requests.parse(DetokenizeRequest, await request.read())
-    _check_token_ids(request, body.tokens, "tokens")
-    return _json({"prompt": request.app[ENGINE].loaded.model.detokenize(body.tokens)})
+    model = request.app[ENGINE].loaded.model
+    requests.check_token_ids(body.tokens, model.n_vocab, "tokens")
+    return _json({"prompt": model.detokenize(body.tokens)})
 
 
-async def _answer(
-    request: web.Request,
-    body: GenerationRequest,
-    generations: list[Generation],
-    shape: Shape,
-    *,
-    chat: Prompt | None = None,
-) -> web.StreamResponse:
-    choices = Choices(request.app[ENGINE], generations, chat=chat)
+async def _answer(request: web.Request, body: GenerationRequest, choices: Choices, shape: Shape) -> web.StreamResponse:
     try:
         if body.stream:
             return await _stream(request, choices, shape, with_usage=body.wants_usage)
@@ -193,14 +205,16 @@ async def _answer(
 
 
 async def _collect(choices: Choices, shape: Shape) -> web.Response:
-    texts: list[dict[Channel, str]] = [{} for _ in choices.generations]
+    wholes = [Whole() for _ in choices.generations]
     async with aclosing(choices.engine.generate(choices.generations)) as news:
         async for index, delta in news:
-            for channel, text in choices.take(index, delta):
-                texts[index][channel] = texts[index].get(channel, "") + text
+            wholes[index].take(choices.take(index, delta), choices.logprobs(index, delta))
     if Finish.ERROR in choices.finishes:
         raise ApiError(500, "the engine failed inside this request", code="engine_failed")
-    return _json(shape.whole(texts, [str(finish) for finish in choices.finishes], choices.usage()))
+    shown = choices.shown()
+    finishes = [str(choices.finishes[i]) for i in shown]
+    logprobs = [wholes[i].all_logprobs for i in shown]
+    return _json(shape.whole([wholes[i].texts for i in shown], logprobs, finishes, choices.usage()))
 
 
 async def _stream(request: web.Request, choices: Choices, shape: Shape, *, with_usage: bool) -> web.StreamResponse:
@@ -211,12 +225,7 @@ async def _stream(request: web.Request, choices: Choices, shape: Shape, *, with_
     opened = False
     async with aclosing(choices.engine.generate(choices.generations)) as news:
         async for index, delta in news:
-            out = b"".join(shape.piece(index, channel, text) for channel, text in choices.take(index, delta))
-            if delta.finish is Finish.ERROR:
-                message = "the engine failed inside this request"
-                out += event(ApiError(500, message, code="engine_failed").body())
-            elif delta.finish is not None:
-                out += shape.closing(index, delta.finish)
+            out = _chunks(choices, shape, index, delta)
             if not opened:
                 await response.prepare(request)
                 out = b"".join(shape.opening(i) for i in range(len(choices.generations))) + out
@@ -228,6 +237,22 @@ async def _stream(request: web.Request, choices: Choices, shape: Shape, *, with_
     return response
 
 
+def _chunks(choices: Choices, shape: Shape, index: int, delta: Delta) -> bytes:
+    """A delta's text, and its logprobs in the first chunk there is of it: a token whose text is held back has one."""
+    pieces = choices.take(index, delta)
+    logprobs = choices.logprobs(index, delta)
+    out = b""
+    for channel, text in pieces:
+        out += shape.piece(index, channel, text, logprobs)
+        logprobs = None
+    if delta.finish is Finish.ERROR:
+        message = "the engine failed inside this request"
+        return out + event(ApiError(500, message, code="engine_failed").body())
+    if delta.finish is not None:
+        return out + shape.closing(index, delta.finish, logprobs)
+    return out + (shape.piece(index, Channel.CONTENT, "", logprobs) if logprobs else b"")
+
+
 async def _chat_prompt(request: web.Request, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
     try:
         return await request.app[ENGINE].prompts.chat(body)
@@ -237,40 +262,17 @@ async def _chat_prompt(request: web.Request, body: ChatCompletionRequest | Token
         raise ApiError(400, str(error), code="unsupported_content", param="messages") from error
 
 
-async def _text_prompts(request: web.Request, body: CompletionRequest) -> list[list[int]]:
-    """Every prompt of a text completion in tokens."""
-    prompts: list[str] | list[list[int]]
-    match body.prompt:
-        case str():
-            prompts = [body.prompt]
-        case [int(), *_]:
-            prompts = [[token for token in body.prompt if isinstance(token, int)]]
-        case _:
-            prompts = body.prompt  # type: ignore[assignment]  # a list of texts or of token lists
-    if not prompts:
-        raise ApiError(400, "there is no prompt", code="invalid_value", param="prompt")
-    tokenised = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            tokenised.append(await request.app[ENGINE].prompts.text(prompt))
-        else:
-            _check_token_ids(request, prompt, "prompt")
-            tokenised.append(prompt)
-    return tokenised
-
-
-def _generations(
+async def _generations(
     request: web.Request, body: GenerationRequest, prompt: Prompt, max_tokens: int | None
 ) -> list[Generation]:
     loaded = request.app[ENGINE].loaded
     made = requests.generations(body, prompt.tokens, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
-    return [replace(one, n_begun_tokens=prompt.n_begun_tokens, healing=prompt.healing) for one in made]
+    guides = await bad_words.guides(body, loaded.model)
+    return [replace(one, n_begun_tokens=prompt.n_begun_tokens, healing=prompt.healing, guides=guides) for one in made]
 
 
-def _check_token_ids(request: web.Request, tokens: list[int], param: str) -> None:
-    n_vocab = request.app[ENGINE].loaded.model.n_vocab
-    if any(not 0 <= token < n_vocab for token in tokens):
-        raise ApiError(400, f"token ids go from 0 to {n_vocab - 1}", code="invalid_value", param=param)
+def _model_name(request: web.Request, body: GenerationRequest) -> str:
+    return body.model or request.app[OPTIONS].aliases[0]
 
 
 def _check_generates(request: web.Request, api: str) -> None:

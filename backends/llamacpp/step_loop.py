@@ -17,10 +17,12 @@ from typing import Final
 from backends.llamacpp.detokenizer import TextStream
 from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.healing import Healing, Seam
+from backends.llamacpp.logprobs import Float32Array, RatedToken, rate, score
 from backends.llamacpp.native import Context, DecodeError, Model
 from backends.llamacpp.pace import Pace
 from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
 from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+from backends.llamacpp.thought import Thought, ThoughtLimit
 
 MAX_FAILED_STEPS: Final = 3
 
@@ -37,26 +39,40 @@ class Generation:
 
     The last `n_begun_tokens` of the prompt are the answer's own beginning. With `healing` the very last is not read
     but said again, which neither shows nor counts.
+
+    `n_logprobs`: each token is rated beside so many of the likeliest; None for no rating. `scores_prompt`: the
+    prompt's tokens too. `shows_stop`: the text ends with what ended it; `shows_control`: control tokens are text.
     """
 
     prompt: list[int]
     max_tokens: int
     sampling: SamplingParams
     stops: tuple[str, ...] = ()
+    shows_stop: bool = False
+    shows_control: bool = False
     n_begun_tokens: int = 0
     healing: Healing | None = None
     guides: tuple[MakeGuide, ...] = ()
+    thought: ThoughtLimit | None = None
+    n_logprobs: int | None = None
+    scores_prompt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """News of one generation: more text, and how it ended when it has. Counts are of tokens so far."""
+    """News of one generation: more text, and how it ended when it has. Counts are of tokens so far.
+
+    `rated` are the tokens that are new, where they were to be rated; `rated_prompt` comes once, with the first of them.
+    """
 
     generation_id: int
     text: str
     n_generated: int
     finish: Finish | None = None
     n_reused: int = 0
+    n_reasoning: int = 0
+    rated: tuple[RatedToken, ...] = ()
+    rated_prompt: tuple[RatedToken, ...] = ()
 
 
 @dataclass(slots=True)
@@ -88,6 +104,12 @@ class _Answer:
     sampler: Sampler
     text: TextStream
     sequence: Sequence
+    thought: Thought | None
+    rated_prompt: list[RatedToken] = field(default_factory=list)
+
+    def take_rated_prompt(self) -> tuple[RatedToken, ...]:
+        rated, self.rated_prompt = tuple(self.rated_prompt), []
+        return rated
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,20 +203,26 @@ class StepLoop:
                     return False
 
     def _begin(self, generation_id: int, generation: Generation) -> None:
+        if generation.max_tokens == 0 and not generation.scores_prompt:
+            self.deliver([Delta(generation_id, "", 0, Finish.LENGTH)])
+            return
         n_before = len(generation.prompt) - generation.n_begun_tokens
         prompt, seam = list(generation.prompt), None
         if generation.healing is not None:
             prompt, seam = prompt[:-1], generation.healing.begin()
-        sequence = Sequence(prompt, len(prompt), generation.max_tokens)
+        score_from = 0 if generation.scores_prompt else None
+        sequence = Sequence(prompt, len(prompt), generation.max_tokens, score_from=score_from)
+        thought = generation.thought.begin(generation.max_tokens) if generation.thought is not None else None
         sampler = Sampler(
             generation.sampling,
             prompt[:n_before],
             self.model.eog_tokens,
             said_tokens=prompt[n_before:],
             seam=seam,
-            guides=[make() for make in generation.guides],
+            guides=[*([thought] if thought is not None else []), *(make() for make in generation.guides)],
         )
-        answer = _Answer(generation_id, generation, sampler, TextStream(generation.stops), sequence)
+        text = TextStream(generation.stops, shows_stop=generation.shows_stop)
+        answer = _Answer(generation_id, generation, sampler, text, sequence, thought)
         self._answers[sequence] = self._by_id[generation_id] = answer
         self.scheduler.submit(sequence)
 
@@ -234,43 +262,110 @@ class StepLoop:
             context.pos[row:end] = range(start, start + n_tokens) if n_tokens > 1 else start
             context.seq_id[row:end] = piece.seq_id
             context.wants_logits[row:end] = 0
-            if piece.wants_logits:
-                context.wants_logits[end - 1] = 1
+            if (n_outputs := piece.n_outputs) > 0:
+                context.wants_logits[end - n_outputs : end] = 1
             row = end
         return row
 
     def _sample(self, pieces: list[Piece]) -> list[Delta]:
+        n_rows = sum(piece.n_outputs for piece in pieces)
+        if n_rows == 0:
+            list(self.scheduler.settle(pieces))
+            return []
+        logits = self.context.logits(n_rows)
+        if any(piece.sequence.score_from is not None for piece in pieces):
+            logits = self._score(pieces, logits)
         answers = [self._answers[sequence] for sequence in self.scheduler.settle(pieces)]
+        done = [self._end_scored(answer) for answer in answers if answer.sequence.max_tokens == 0]
+        if done:
+            logits = logits[[row for row, answer in enumerate(answers) if answer.sequence.max_tokens > 0]]
+            answers = [answer for answer in answers if answer.sequence.max_tokens > 0]
+        return done + self._sample_rows(answers, logits)
+
+    def _score(self, pieces: list[Piece], logits: Float32Array) -> Float32Array:
+        """Rate the prompt tokens of these pieces; returns the rows of `logits` that give a next token."""
+        row, rows = 0, list[int]()
+        for piece in pieces:
+            n_outputs = piece.n_outputs
+            row += n_outputs
+            if piece.wants_logits:
+                rows.append(row - 1)
+            if piece.sequence.score_from is not None:
+                answer = self._answers[piece.sequence]
+                n_top = answer.generation.n_logprobs or 0
+                answer.rated_prompt += score(piece, logits[row - n_outputs : row], n_top)
+        return logits[rows]
+
+    def _end_scored(self, answer: _Answer) -> Delta:
+        """Nothing is to be generated: the answer ends with its prompt."""
+        self._end(answer)
+        rated = answer.take_rated_prompt()
+        return Delta(answer.generation_id, "", 0, Finish.LENGTH, rated_prompt=rated)
+
+    def _sample_rows(self, answers: list[_Answer], logits: Float32Array) -> list[Delta]:
+        """`logits`: float32[n_answers, n_vocab]."""
         if not answers:
             return []
-        logits = self.context.logits(len(answers))
+        unchanged = {  # sampling writes to its rows
+            row: logits[row].copy()
+            for row, answer in enumerate(answers)
+            if answer.generation.n_logprobs is not None and answer.sampler.seam is None
+        }
         tokens = sample_rows(logits, [answer.sampler for answer in answers])
         self.stats.n_generated_tokens += len(tokens)
-        return [self._take(answer, token) for answer, token in zip(answers, tokens, strict=True)]
+        return [
+            self._take(answer, token, unchanged.get(row))
+            for row, (answer, token) in enumerate(zip(answers, tokens, strict=True))
+        ]
 
-    def _take(self, answer: _Answer, token: int) -> Delta:
-        """Give an answer its next token; ends it where that is its last."""
-        sequence = answer.sequence
+    def _take(self, answer: _Answer, token: int, logits: Float32Array | None) -> Delta:
+        """Give an answer its next token; ends it where that is its last. `logits`: of the model, to rate it by."""
+        sequence, generation, thought = answer.sequence, answer.generation, answer.thought
         sequence.tokens.append(token)
+        n_reasoning = thought.n_tokens if thought is not None else 0
         piece = self.model.piece(token)
         answer.sampler.accept(token, piece)
         if (seam := answer.sampler.seam) is not None:
             piece = self._repeat(answer, seam, piece)
+        elif generation.shows_control and not piece:
+            piece = self.model.spelling(token)
+        is_thought = thought is not None and thought.n_tokens > n_reasoning
+        rated = () if logits is None else (rate(logits, token, generation.n_logprobs or 0, is_thought=is_thought),)
+        text, finish = self._show(answer, token, piece)
+        if finish is not None:
+            self._end(answer)
+        return Delta(
+            answer.generation_id,
+            text,
+            sequence.n_generated_tokens,
+            finish,
+            sequence.n_reused_tokens,
+            thought.n_tokens if thought is not None else 0,
+            rated,
+            answer.take_rated_prompt() if answer.rated_prompt else (),
+        )
+
+    def _show(self, answer: _Answer, token: int, piece: bytes) -> tuple[str, Finish | None]:
+        """The text that a token makes certain, and how the answer ended if it did."""
+        sequence, generation = answer.sequence, answer.generation
         n_generated = sequence.n_generated_tokens
         finish: Finish | None = None
-        if token in self.model.eog_tokens and not answer.generation.sampling.ignore_eos:
-            text, finish = answer.text.finish(), Finish.STOP
+        if self._ends(token, generation.sampling):
+            text = answer.text.push(piece, may_stop=False) if generation.shows_stop else ""
+            text, finish = text + answer.text.finish(), Finish.STOP
         else:
-            text = answer.text.push(piece)
+            min_tokens = generation.sampling.min_tokens
+            text = answer.text.push(piece, may_stop=min_tokens == 0 or n_generated > min_tokens)
             if answer.text.stopped:
                 finish = Finish.STOP
             elif answer.sampler.is_complete:
                 text, finish = text + answer.text.finish(), Finish.STOP
             elif n_generated >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
                 text, finish = text + answer.text.finish(), Finish.LENGTH
-        if finish is not None:
-            self._end(answer)
-        return Delta(answer.generation_id, text, n_generated, finish, sequence.n_reused_tokens)
+        return text, finish
+
+    def _ends(self, token: int, sampling: SamplingParams) -> bool:
+        return (token in self.model.eog_tokens and not sampling.ignore_eos) or token in sampling.stop_token_ids
 
     @staticmethod
     def _repeat(answer: _Answer, seam: Seam, piece: bytes) -> bytes:

@@ -86,9 +86,21 @@ class Model:
         raw = llama_cpp.llama_model_chat_template(self.handle, None)
         return raw.decode("utf-8", "replace") if raw else None
 
+    @property
+    def fim_tokens(self) -> tuple[int, int, int] | None:
+        """Tokens that stand before a prefix, a suffix and the middle to be filled in; None if one is missing."""
+        pre = llama_cpp.llama_vocab_fim_pre(self._vocab)
+        suf = llama_cpp.llama_vocab_fim_suf(self._vocab)
+        mid = llama_cpp.llama_vocab_fim_mid(self._vocab)
+        return (pre, suf, mid) if min(pre, suf, mid) >= 0 else None
+
     def token_text(self, token: int) -> str:
         """The vocabulary's own spelling of a token, special ones included; "" for none."""
-        return self._render(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
+        return self.spelling(token).decode("utf-8", "replace") if token >= 0 else ""
+
+    def spelling(self, token: int) -> bytes:
+        """Bytes of a token, control tokens included."""
+        return self._render(token, special=True)
 
     def control_texts(self) -> tuple[str, ...]:
         """Spellings of every control token: what must never be read as one inside a user's text."""

@@ -5,6 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
+from backends.llamacpp.best_of import n_best
+from backends.llamacpp.logprob_requests import n_logprobs
 from backends.llamacpp.requests import ApiError, generations, parse, refuse_unsupported
 from backends.llamacpp.step_loop import Generation
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest
@@ -57,7 +59,6 @@ def test_fields_nobody_knows_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
     ],
@@ -71,10 +72,9 @@ def test_what_chat_does_not_do_is_refused(fields: dict[str, Any], param: str) ->
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"logprobs": 1}, "logprobs"),
-        ({"echo": True}, "echo"),
-        ({"suffix": "y"}, "suffix"),
-        ({"best_of": 2}, "best_of"),
+        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"use_beam_search": True}, "use_beam_search"),
+        ({"allowed_token_ids": [1]}, "allowed_token_ids"),
     ],
 )
 def test_what_completions_do_not_do_is_refused(fields: dict[str, Any], param: str) -> None:
@@ -86,7 +86,7 @@ def test_harmless_spellings_of_unsupported_fields_are_accepted() -> None:
     fields: dict[str, Any] = {"logprobs": False, "response_format": {"type": "text"}}
     refuse_unsupported(chat(**fields, tools=[{}], tool_choice="none"))
     refuse_unsupported(chat(**fields, tools=[]))
-    refuse_unsupported(completion(n=2, best_of=2, suffix="", echo=False, logprobs=None))
+    refuse_unsupported(completion(n=2, best_of=2, suffix="", echo=False, logprobs=None, use_beam_search=False))
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, 90), (5, 5), (90, 90), (1000, 90)])
@@ -144,3 +144,51 @@ def test_bias_of_a_token_that_is_not_there_is_refused(token: str) -> None:
 def test_newer_name_of_the_budget_goes_first() -> None:
     assert chat(max_tokens=5).token_budget == 5
     assert chat(max_tokens=5, max_completion_tokens=7).token_budget == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "n"),
+    [({}, None), ({"logprobs": False}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5)],
+)
+def test_chat_asks_for_logprobs_by_two_fields(fields: dict[str, Any], n: int | None) -> None:
+    assert n_logprobs(chat(**fields)) == n
+
+
+@pytest.mark.parametrize(("fields", "n"), [({}, None), ({"logprobs": 0}, 0), ({"logprobs": 20}, 20)])
+def test_completion_asks_for_logprobs_by_one_number(fields: dict[str, Any], n: int | None) -> None:
+    assert n_logprobs(completion(**fields)) == n
+
+
+def test_no_tokens_may_be_asked_for_only_where_the_prompt_is_echoed() -> None:
+    assert completion(max_tokens=0, echo=True).max_tokens == 0
+    with pytest.raises(ApiError, match="greater than or equal to 1") as caught:
+        completion(max_tokens=0, echo=False)
+    assert (caught.value.status, caught.value.param) == (400, "max_tokens")
+
+
+def test_more_answers_are_made_than_are_given() -> None:
+    assert len(made(n=2, best_of=5)) == 5
+    assert n_best(completion(n=2, best_of=5)) == 2
+    assert n_best(completion(n=2, best_of=2)) is None
+    assert n_best(completion(n=16)) is None
+
+
+def test_more_tokens_cannot_be_wanted_than_allowed() -> None:
+    assert made(max_tokens=5, min_tokens=5)[0].sampling.min_tokens == 5
+    assert made(max_tokens=500, min_tokens=300)[0].max_tokens == 90  # what the context leaves is nobody's fault
+    with pytest.raises(ApiError, match="more than 5") as caught:
+        made(max_tokens=5, min_tokens=6)
+    assert (caught.value.status, caught.value.param) == (400, "min_tokens")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kwargs"),
+    [
+        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", "enable_thinking": False}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low", "enable_thinking": True}),
+        ({"reasoning_effort": "low", "enable_thinking": False}, {"reasoning_effort": "low", "enable_thinking": False}),
+        ({}, {}),
+    ],
+)
+def test_effort_is_the_templates_to_read(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    assert chat(**fields).template_kwargs == kwargs

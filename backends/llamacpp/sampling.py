@@ -116,15 +116,11 @@ class Sampler:
         return self._choose(logits)
 
     def accept(self, token: int, piece: bytes = b"") -> None:
-        """`token` was chosen; `piece` are its bytes. Guides are told of those that are new, beyond the seam."""
-        new = piece
+        """`token` was chosen; `piece` are the bytes that it adds to the answer."""
         if self.seam is None:
             self._n_generated += 1
-        else:
-            new = piece[len(self.seam.rest) :]
-        if self.seam is None or new:
             for guide in self._guides:
-                guide.accept(token, new)
+                guide.accept(token, piece)
         if self._seen is not None:
             self._seen.count(token)
 

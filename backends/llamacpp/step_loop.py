@@ -327,6 +327,8 @@ class StepLoop:
         answer.sampler.accept(token, piece)
         if (seam := answer.sampler.seam) is not None:
             piece = self._repeat(answer, seam, piece)
+            if thought is not None:
+                thought.read(piece)
         elif generation.shows_control and not piece:
             piece = self.model.spelling(token)
         is_thought = thought is not None and thought.n_tokens > n_reasoning

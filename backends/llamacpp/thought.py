@@ -180,31 +180,32 @@ class Thought:
 
     def accept(self, token: int, piece: bytes) -> None:
         self._n_left -= 1
-        if self._state is _State.ANSWERING and self._markers.format_.only_first:
-            return
         if self._forced and self._forced.popleft() != token:
             self._forced.clear()
         was_thinking = self.is_thinking
-        self._read(piece)
+        self.read(piece)
         self.n_tokens += was_thinking or self.is_thinking
         if self.is_thinking and not self._forced and self._must_close():
             self._forced.extend(self._closing())
 
-    def _read(self, piece: bytes) -> None:
+    def read(self, piece: bytes) -> None:
+        """Bytes of the answer, of a token that does not count: one that says the prompt's last bytes again and more."""
         markers = self._markers
+        if self._state is _State.ANSWERING and markers.format_.only_first:
+            return
         self._said += piece
         if self.is_thinking:
             _, marker, rest = self._said.partition(markers.closing)
             if marker:
                 self._state, self._has_thought, self._said = _State.FRESH, True, b""
-                self._read(rest)
+                self.read(rest)
                 return
         else:
             before, marker, rest = self._said.partition(markers.opening)
             if marker and not (markers.format_.only_first and _shows(before)):
                 self._has_answered |= _shows(before)
                 self._state, self._said = _State.THINKING, b""
-                self._read(rest)
+                self.read(rest)
                 return
             n_open = overlap(self._said, markers.opening)
             if _shows(self._said[: len(self._said) - n_open]):

@@ -112,11 +112,9 @@ async def test_budget_and_effort_bound_a_thought(thinking: Client) -> None:
 
     free = await n_thought()
     assert free in range(36, 45)
-    assert await n_thought(thinking_token_budget=-1) == await n_thought(reasoning_effort="high") == free
-    assert await n_thought(thinking_token_budget=0) == await n_thought(reasoning_effort="none") == 0
+    assert await n_thought(reasoning_effort="none") == 0
     assert await n_thought(thinking_token_budget=5) in range(6, 10)
     assert await n_thought(reasoning_effort="minimal") in range(7, 11)
-    assert await n_thought(reasoning_effort="low") in range(13, 17)
 
 
 async def test_reasoning_that_is_not_wanted_is_not_shown_in_any_way(thinking: Client) -> None:

@@ -192,6 +192,7 @@ def test_answer_without_a_thought_is_left_alone() -> None:
 def test_answer_that_was_begun_speaks_of_markers() -> None:
     thought = Thought(markers("think", whole=True), max_tokens=3, n_reserved=16, answering=True)
     assert thought.is_idle
+    thought.read(b"<think>")
     thought.accept(token(b"<think>"), b"<think>")
     assert thought.is_idle
     assert not thought.is_thinking

@@ -99,6 +99,11 @@ class TemplateFields(OpenModel):
             kwargs.setdefault("enable_thinking", self.enable_thinking)
         return kwargs
 
+    @property
+    def rendered_kwargs(self) -> dict[str, Any]:
+        """What an engine's template is given in the end."""
+        return self.template_kwargs
+
 
 class ChatCompletionRequest(GenerationRequest, TemplateFields):
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -111,9 +116,9 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
     include_reasoning: bool | None = None
 
     @property
-    def template_kwargs(self) -> dict[str, Any]:
+    def rendered_kwargs(self) -> dict[str, Any]:
         """An effort is the template's to read, and switches thinking on or off where nothing else did (as in vLLM)."""
-        kwargs = super().template_kwargs
+        kwargs = self.template_kwargs
         if self.reasoning_effort is not None:
             kwargs.setdefault("reasoning_effort", self.reasoning_effort)
             kwargs.setdefault("enable_thinking", self.reasoning_effort != "none")

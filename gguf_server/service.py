@@ -155,6 +155,8 @@ class Service:
         _check_images(request.messages, allowed=settings.images)
         messages = [_normal(message) for message in request.messages]
         kwargs = request.template_kwargs
+        if request.reasoning_effort == "none":
+            kwargs.setdefault("enable_thinking", False)  # more effort than that does not switch it on
         if settings.enable_thinking is not None:
             kwargs.setdefault("enable_thinking", settings.enable_thinking)
         template: dict[str, Any] = {"chat_template_kwargs": kwargs} if kwargs else {}

@@ -74,7 +74,7 @@ class PromptBuilder:
             raise TemplateError("this model has no chat template: use /v1/completions")
         messages = [_plain_message(message) for message in request.messages or ()]
         final = messages.pop() if request.continue_final_message else None
-        masked = self._control.mask({**request.template_kwargs, "messages": messages, "tools": request.tools or None})
+        masked = self._control.mask({**request.rendered_kwargs, "messages": messages, "tools": request.tools or None})
         opens_turn = final is not None or request.add_generation_prompt is not False
         rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
         answer = self._begun(rendered, final or {"role": "assistant", "content": ""})

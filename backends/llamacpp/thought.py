@@ -26,6 +26,7 @@ Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
 _BANNED = np.float32(-np.inf)
+_ASCII_BLANKS = bytes(byte for byte in range(128) if chr(byte).isspace())
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,14 @@ def thought_markers(
     ends = [opening[i:] for i in range(len(opening))]
     openers: list[list[int]] = [[] for _ in ends]
     silent: list[int] = []
+    first_bytes = {end[:1] for end in ends}
     for token, piece in pieces:
-        if not piece.decode("utf-8", "ignore").strip():
+        if not (piece.isascii() and piece.strip(_ASCII_BLANKS)) and not _shows(piece):
             silent.append(token)
-        for rows, end in zip(openers, ends, strict=True):
-            if piece.startswith(end):
-                rows.append(token)
+        if piece[:1] in first_bytes:
+            for rows, end in zip(openers, ends, strict=True):
+                if piece.startswith(end):
+                    rows.append(token)
     return ThoughtMarkers(
         format_,
         tuple(tokenize("\n" + format_.closing + format_.before_answer)),

@@ -191,4 +191,4 @@ def test_more_tokens_cannot_be_wanted_than_allowed() -> None:
     ],
 )
 def test_effort_is_the_templates_to_read(fields: dict[str, Any], kwargs: dict[str, Any]) -> None:
-    assert chat(**fields).template_kwargs == kwargs
+    assert chat(**fields).rendered_kwargs == kwargs

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from backends.llamacpp.logprobs import score
 from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS
 from backends.llamacpp.prefix_tree import common_prefix, outside_images
 from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
@@ -386,3 +388,64 @@ def test_images_are_taken_over_whole_or_not_at_all() -> None:
             advance(one)
         one.release(sequence)
     assert (same.n_reused_tokens, other.n_reused_tokens) == (89, 20)
+
+
+def rated_in(scheduler: Scheduler, pieces: list[Piece]) -> dict[Sequence, list[int]]:
+    """Prompt tokens that a step rates; settles it."""
+    fake = scheduler.cache._cells
+    assert isinstance(fake, FakeCells)
+    rated: dict[Sequence, list[int]] = {}
+    for piece in pieces:
+        fake.compute(piece.seq_id, piece.sequence.tokens[piece.start : piece.start + piece.n_tokens])
+        if piece.sequence.score_from is not None:
+            logits = np.zeros((piece.n_outputs, 200), np.float32)
+            rated[piece.sequence] = [one.token for one in score(piece, logits, 0)]
+    for sequence in scheduler.settle(pieces):
+        sequence.tokens.append(9)
+    return rated
+
+
+def scored(prompt: list[int]) -> Sequence:
+    return Sequence(list(prompt), len(prompt), 5, score_from=0)
+
+
+def test_prompts_that_are_scored_share_the_rows_there_are_and_each_token_is_rated_once() -> None:
+    one = scheduler()
+    plain, first, second = asked([1] * 30), scored(list(range(60))), scored(list(range(100, 140)))
+    for sequence in (plain, first, second):
+        one.submit(sequence)
+    rated: dict[Sequence, list[int]] = {first: [], second: []}
+    while first.score_from is not None or second.score_from is not None:
+        pieces = one.plan(1000)
+        assert sum(piece.n_outputs for piece in pieces if piece.sequence.score_from is not None) <= one.n_score_rows
+        assert all(piece.n_outputs == int(piece.wants_logits) for piece in pieces if piece.sequence is plain)
+        for sequence, tokens in rated_in(one, pieces).items():
+            rated[sequence] += tokens
+    assert rated == {first: list(range(60)), second: list(range(100, 140))}
+    assert first.n_reused_tokens == second.n_reused_tokens == 0
+
+
+def test_what_is_found_of_a_prompt_that_is_scored_is_computed_again() -> None:
+    one = scheduler()
+    before, again = asked(list(range(60))), scored(list(range(60)))
+    one.submit(before)
+    advance(one)
+    one.release(before)
+    one.submit(again)
+    assert sizes(one.plan(1000)) == {again: one.n_score_rows}
+    assert again.n_past == 0
+
+
+def test_prompt_that_lost_its_cells_is_rated_on_from_where_it_was() -> None:
+    one = scheduler()
+    older, younger = asked([1] * 20), scored(list(range(20)))
+    one.submit(older)
+    one.submit(younger)
+    rated = rated_in(one, one.plan(1000))[younger]
+    while one.cache.evict():
+        pass
+    assert one.make_room()
+    assert younger.seq_id is None
+    for _ in range(9):
+        rated += rated_in(one, one.plan(1000)).get(younger, [])
+    assert rated == list(range(20))

@@ -163,6 +163,7 @@ class SmallModel:
     chat_template = None
     bos_token = eos_token = END
     adds_bos = False
+    marker_texts = frozenset[str]()
 
     def __init__(self) -> None:
         self.said: list[int] = []

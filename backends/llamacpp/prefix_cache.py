@@ -14,50 +14,14 @@ other without a gap: so a new one takes the place beside them, and who was idle 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from backends.llamacpp.cells import Cells
 from backends.llamacpp.prefix_tree import PrefixTree, outside_images
-from backends.llamacpp.spilled import SpilledStates, State
+from backends.llamacpp.spilled import SpilledStates
 
 MIN_REUSE_TOKENS: Final = 16
 """A shorter common beginning is computed again: copying it would take as long."""
-
-
-class Cells(Protocol):
-    """llama.cpp's memory. A call is done when it returns; one that is refused leaves nothing of its target sequence."""
-
-    @property
-    def shares_cells(self) -> bool:
-        """One pool for all; else a stream for each sequence."""
-        ...
-
-    @property
-    def forks_share_cells(self) -> bool:
-        """Whether a fork takes no cells: else it is a copy."""
-        ...
-
-    @property
-    def cuts_anywhere(self) -> bool:
-        """Whether any beginning of a sequence can be kept. Not so with a recurrent state or a sliding window."""
-        ...
-
-    def can_keep(self, seq_id: int, n_tokens: int) -> bool: ...
-
-    def keep_prefix(self, seq_id: int, n_tokens: int) -> bool: ...
-
-    def can_fork(self, source: int, n_tokens: int) -> bool: ...
-
-    def fork(self, source: int, target: int, n_tokens: int) -> bool: ...
-
-    def forget(self, seq_id: int) -> None: ...
-
-    def n_tokens(self, seq_id: int) -> int: ...
-
-    def state_size(self, seq_id: int) -> int: ...
-
-    def save(self, seq_id: int) -> State | None: ...
-
-    def restore(self, seq_id: int, state: State) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +147,31 @@ class PrefixCache:
         self._touch(seq_id)
         if not self._tree.n_tokens(seq_id):
             self._drop(seq_id)
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether a stream that nobody runs in lies between running ones, which costs speed."""
+        running = self._running
+        return not self._cells.shares_cells and bool(running) and max(running) - min(running) >= len(running)
+
+    def close_gap(self) -> tuple[int, int] | None:
+        """Move the last running sequence into the first gap; returns (from, to) where that could be done."""
+        source = max(self._running)
+        target = next(i for i in range(min(self._running), source) if i not in self._running)
+        n_tokens = self._tree.n_tokens(source)
+        would_lose = target in self._tree and not self._spilled.budget_bytes
+        if would_lose or not self._cells.can_fork(source, n_tokens):
+            return None
+        self.displace(target)
+        if not self._cells.fork(source, target, n_tokens):
+            return None
+        self._tree.fork(source, target, n_tokens, shares_cells=False)
+        self._running.remove(source)
+        self._running.add(target)
+        self._drop(source)
+        self._touch(target)
+        self.stats.n_forks += 1
+        return source, target
 
     def evict(self, *, besides: int | None = None) -> bool:
         """Free the cells of the idle sequence that was used longest ago, one that has cells of its own if any has."""

@@ -29,6 +29,12 @@ from backends.llamacpp.prefix_tree import common_prefix, outside_images
 N_CONSIDERED: Final = 64
 """Of so many who wait longest the next one is chosen: choosing has to cost little beside a step."""
 
+GAP_PATIENCE_STEPS: Final = 8
+"""A client that has its answer often asks again at once, and takes the place that its last request has left."""
+
+MIN_TOKENS_TO_MOVE: Final = 32
+"""A sequence that will end sooner is not worth copying to another stream."""
+
 
 @dataclass(slots=True, eq=False)
 class Sequence:
@@ -99,6 +105,7 @@ class Scheduler:
         self.running: list[Sequence] = []  # oldest first
         self.n_preempted = 0
         self._is_tight = False
+        self._n_steps_with_gap = 0
         self._n_computed = 0
         self._parting: dict[Sequence, int] = {}  # where others wait for a prompt that is being computed
 
@@ -128,6 +135,7 @@ class Scheduler:
             pass
         if not (self._is_tight and self.running):
             self._admit()
+        self._close_gap()
         decoding = [s for s in self.running if s.is_decoding]
         prefilling = sorted((s for s in self.running if not s.is_decoding), key=self._turn)
         pieces = [self._piece(s, 1) for s in decoding]
@@ -179,6 +187,17 @@ class Scheduler:
         lost, self.running = self.running, []
         self.cache.clear()
         return lost
+
+    def _close_gap(self) -> None:
+        """Where somebody has left and nobody came for a while, have the last one move up if that still pays."""
+        self._n_steps_with_gap = self._n_steps_with_gap + 1 if self.cache.has_gap else 0
+        if self._n_steps_with_gap < GAP_PATIENCE_STEPS:
+            return
+        last = max(self.running, key=lambda sequence: -1 if sequence.seq_id is None else sequence.seq_id)
+        if last.max_tokens - last.n_generated_tokens < MIN_TOKENS_TO_MOVE:
+            return
+        if (moved := self.cache.close_gap()) is not None:
+            _, last.seq_id = moved
 
     def _free_cells(self) -> bool:
         """Of an idle sequence, else of the youngest running one."""

@@ -7,12 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
+from backends.llamacpp.cells import State
 from backends.llamacpp.prefix_tree import PrefixTree, outside_images
-
-State = npt.NDArray[np.uint8]
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from backends.llamacpp.cells import State
 from backends.llamacpp.prefix_cache import PrefixCache
-from backends.llamacpp.spilled import State
 
 WINDOW = 8
 

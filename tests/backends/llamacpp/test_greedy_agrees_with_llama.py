@@ -1,4 +1,4 @@
-"""Greedy answers are those of llama.cpp's own Python class, alone and in a full batch.
+"""Greedy answers are those of llama.cpp's own Python class: alone, in a full batch, behind cells that others computed.
 
 What may differ and why is in `tests.backends.llamacpp.reference`.
 """
@@ -33,9 +33,9 @@ def reference() -> Iterator[Reference]:
         yield reference
 
 
-async def greedy_texts(worker: Worker, prompts: tuple[str, ...]) -> list[str]:
+async def greedy_texts(worker: Worker, prompts: tuple[str, ...], n_tokens: int = N_TOKENS) -> list[str]:
     async with worker.client() as client:
-        answers = (client.complete(prompt, max_tokens=N_TOKENS, temperature=0) for prompt in prompts)
+        answers = (client.complete(prompt, max_tokens=n_tokens, temperature=0) for prompt in prompts)
         return [answer["choices"][0]["text"] for answer in await asyncio.gather(*answers)]
 
 
@@ -57,3 +57,27 @@ async def test_answer_given_alone_is_llamas(worker: Worker, reference: Reference
 def test_answer_given_in_a_crowd_is_llamas(texts_in_a_crowd: dict[str, str], reference: Reference, prompt: str) -> None:
     gaps = reference.gaps_on_the_way(prompt, texts_in_a_crowd[prompt], N_TOKENS)
     assert all(gap <= MAX_TIE_GAP for gap in gaps), gaps
+
+
+BEGINNING = (
+    "You are a careful assistant of a small library by the sea. You answer in one short sentence, you never make up "
+    "titles or authors, and when you do not know something you say so. The library opens at nine and closes at six, "
+    "it is closed on Sundays, and its oldest book is an atlas from 1741 that nobody may take home.\n\n"
+)
+QUESTIONS = ("Q: When do you open?\nA:", "Q: What is your oldest book?\nA:", "Q: Are you open on Sundays?\nA:")
+
+
+async def test_answers_behind_a_beginning_that_was_computed_once_are_llamas(
+    worker: Worker, reference: Reference
+) -> None:
+    prompts = tuple(BEGINNING + question for question in QUESTIONS)
+    async with worker.client() as client:
+        before = await client.metrics()
+        texts = await greedy_texts(worker, prompts, 12)
+        after = await client.metrics()
+    n_tokens = [len(reference.tokens(prompt)) for prompt in prompts]
+    computed = after["prompt_tokens_total"] - before["prompt_tokens_total"]
+    assert computed <= n_tokens[0] + sum(len(reference.tokens(question)) for question in QUESTIONS)
+    for prompt, text in zip(prompts, texts, strict=True):
+        gaps = reference.gaps_on_the_way(prompt, text, 12)
+        assert all(gap <= MAX_TIE_GAP for gap in gaps), gaps

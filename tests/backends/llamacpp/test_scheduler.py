@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backends.llamacpp.logprobs import score
 from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS
 from backends.llamacpp.prefix_tree import common_prefix, outside_images
-from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+from backends.llamacpp.scheduler import GAP_PATIENCE_STEPS, Piece, Scheduler, Sequence
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
 SYSTEM_PROMPTS: tuple[list[int], ...] = ([1] * 60, [2] * 40, [1] * 50 + [3] * 20, [4] * 10 + [-5] * 20, [])
@@ -376,6 +376,30 @@ def test_beginning_is_computed_by_another_when_the_first_leaves() -> None:
     pieces = advance(one)
     assert sizes(pieces) == {follower: 50}
     assert follower.n_reused_tokens == 50
+
+
+def test_last_sequence_moves_up_where_others_have_left_for_good() -> None:
+    fake = cells(shares_cells=False)
+    one = Scheduler(fake_cache(fake, 4, ram_budget_bytes=100_000), n_ctx=200, n_batch=100)
+    sequences = [asked([i] * 20, max_tokens=100) for i in range(4)]
+    for sequence in sequences:
+        one.submit(sequence)
+    advance(one)
+    first, second, third, last = sequences
+    for sequence in (second, third):
+        one.release(sequence)
+    for _ in range(GAP_PATIENCE_STEPS - 1):
+        advance(one)
+    assert (first.seq_id, last.seq_id) == (0, 3)
+    advance(one)
+    assert (first.seq_id, last.seq_id) == (0, 1)
+    assert fake.tokens(1) == last.tokens[:-1]
+    assert fake.n_tokens(3) == 0
+    one.cache.check()
+    again = asked([*second.tokens, 5])
+    one.submit(again)
+    advance(one)
+    assert again.n_reused_tokens == 20, "who was there before is in RAM"
 
 
 def test_images_are_taken_over_whole_or_not_at_all() -> None:

@@ -142,6 +142,18 @@ async def test_answers_that_need_more_cells_than_there_are_take_turns_and_comput
         assert all(gap <= MAX_TIE_GAP for gap in gaps), gaps
 
 
+async def test_answer_that_moves_to_another_stream_goes_on_as_if_it_had_not(
+    client: Client, reference: Reference, name: str
+) -> None:
+    prompts = [words(number) for number in (800, 810, 820, 830)]
+    asked = zip(prompts, (80, 8, 8, 80), strict=True)
+    answers = await asyncio.gather(*(answered(client, prompt, n_tokens) for prompt, n_tokens in asked))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        n_tokens = answer["usage"]["completion_tokens"]
+        gaps = reference.gaps_on_the_way(BOS.get(name, "") + prompt, answer["choices"][0]["text"], n_tokens)
+        assert all(gap <= MAX_TIE_GAP for gap in gaps), gaps
+
+
 async def test_cache_agrees_with_llama_when_everybody_has_gone(client: Client) -> None:
     await until(client.is_idle)
     metrics = await client.metrics()

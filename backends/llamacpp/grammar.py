@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol
 
 import orjson
@@ -51,6 +52,8 @@ _LIMITS: Final = LLParserLimits(
 # A small model can fall into writing blanks for ever: a few, or a line end with its indentation, is all that may stand
 # between two tokens of JSON.
 _JSON_BLANKS: Final = r"(?: {1,4}|\n{1,2}[ \t]{0,24})"
+_SENTINEL: Final = "\x02"  # merges with nothing
+_LONGEST_PIECE: Final = 32
 _JSON_OPTIONS: Final = {
     "item_separator": ",",
     "key_separator": ":",
@@ -98,6 +101,7 @@ class GrammarCompiler:
         self._vocabulary = vocabulary
         self._timeout_s = timeout_s
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
+        self._markers: dict[tuple[str, str], MarkerTable] = {}
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
         self._tokens: _Tokens | None = None
         self._tokens_lock = threading.Lock()
@@ -122,6 +126,7 @@ class GrammarCompiler:
     async def regex(self, pattern: str) -> Grammar:
         """A text that matches `pattern` from its beginning to its end; `\\d` are the ASCII digits."""
         _check_size(pattern)
+        grammar_errors.check_repetitions(pattern)
         return await self._compile(f"start: /{regex_to_lark(pattern, 'd')}/", grammar_errors.explain_regex)
 
     async def choice(self, choices: Sequence[str]) -> Grammar:
@@ -135,11 +140,13 @@ class GrammarCompiler:
     async def lark(self, text: str) -> Grammar:
         """llguidance's dialect of Lark, from its rule `start`."""
         _check_size(text)
+        grammar_errors.check_repetitions(text)
         return await self._compile(text, grammar_errors.explain_lark)
 
     async def gbnf(self, text: str) -> Grammar:
         """llama.cpp's notation, from its rule `root`."""
         _check_size(text)
+        grammar_errors.check_repetitions(text)
         return await self._compile(grammar_errors.converted(gbnf_to_lark, text), grammar_errors.explain_lark)
 
     async def lark_or_gbnf(self, text: str) -> Grammar:
@@ -157,11 +164,15 @@ class GrammarCompiler:
         self, closing: str, make: MakeGuide, *, opening: str = "", may_end: bool = False, again: bool = False
     ) -> AfterMarker:
         """How guides of `make` begin behind the text `closing`: see there. Its `begin` is a `MakeGuide`."""
-        running = asyncio.get_running_loop().run_in_executor(self._pool, self._marker_table, closing, opening)
-        return AfterMarker(await running, make, may_end=may_end, again=again)
+        table = self._markers.get((closing, opening))
+        if table is None:
+            running = asyncio.get_running_loop().run_in_executor(self._pool, self._marker_table, closing, opening)
+            table = self._markers[closing, opening] = await running
+        return AfterMarker(table, make, may_end=may_end, again=again)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Waits for what is being compiled: it reads the model's vocabulary."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     @staticmethod
     def _json_grammar(schema: object, *, blanks: bool = True) -> str:
@@ -188,6 +199,8 @@ class GrammarCompiler:
 
     def _compile_now(self, text: str, explain: Callable[[str], GrammarError]) -> Grammar:
         tokens = self._read_tokens()
+        if not tokens.missing_bytes.isdisjoint(text.encode()):
+            raise GrammarError("it has characters that this model has no tokens for")
         matcher = LLMatcher(tokens.tokenizer, text, log_level=0, limits=_LIMITS)
         if matcher.is_error():
             raise explain(matcher.get_error())
@@ -206,10 +219,17 @@ class GrammarCompiler:
 
     def _marker_table(self, closing: str, opening: str) -> MarkerTable:
         tokens = self._read_tokens()
+        opening_tokens: dict[int, int] = {}
+        n_bytes = 0
+        for token in self._vocabulary.tokenize(opening, parse_special=True):
+            if token in self._vocabulary.marker_tokens:
+                opening_tokens[n_bytes] = token
+            n_bytes += len(self._vocabulary.piece(token))
         return MarkerTable(
             closing.encode(),
             opening.encode(),
             tokens.table,
+            opening_tokens=opening_tokens,
             eog_tokens=self._vocabulary.eog_tokens,
             spell=lambda text: [(token, tokens.pieces[token]) for token in tokens.tokenizer.tokenize_bytes(text)],
         )
@@ -225,14 +245,23 @@ class _Tokens:
     """A vocabulary as llguidance wants it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         markers = vocabulary.marker_tokens
         self.pieces = [b"" if token in markers else vocabulary.piece(token) for token in range(vocabulary.n_vocab)]
-        self.table = PieceTable((token, vocabulary.piece(token)) for token in range(vocabulary.n_vocab))
         self.tokenizer = LLTokenizer(
             _TokenizerWrapper(vocabulary, self.pieces),  # type: ignore[arg-type]  # it is asked for these attributes
             n_vocab=vocabulary.n_vocab,
             eos_token=sorted(vocabulary.eog_tokens | {vocabulary.eos_token}),
         )
+
+    @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        return frozenset(range(256)) - {piece[0] for piece in self.pieces if len(piece) == 1}
+
+    @cached_property
+    def table(self) -> PieceTable:
+        """Markers that are shown have their bytes here: an answer is searched for them."""
+        return PieceTable((token, self._vocabulary.piece(token)) for token in range(self._vocabulary.n_vocab))
 
 
 class _TokenizerWrapper:
@@ -253,7 +282,34 @@ class _TokenizerWrapper:
         self.special_token_ids = sorted(markers)
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenize(text)
+        """Tokens that spell `text` and nothing more. Some vocabularies put a blank before every text."""
+        tokens = self._tokenize(text)
+        if self._spell(tokens, text):
+            return tokens
+        tokens = self._tokenize(_SENTINEL + text)
+        for n_sentinel in range(1, 4):
+            if self._spell(tokens[n_sentinel:], text):
+                return tokens[n_sentinel:]
+        return self._longest_first(text.encode())
+
+    def _spell(self, tokens: list[int], text: str) -> bool:
+        return b"".join(self.tokens[token] for token in tokens) == text.encode()
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        """For a text that the vocabulary's own rules would change."""
+        tokens: list[int] = []
+        while text:
+            found = (self._token_of.get(text[:size]) for size in range(_LONGEST_PIECE, 0, -1))
+            token = next((token for token in found if token is not None), None)
+            if token is None:
+                return tokens
+            tokens.append(token)
+            text = text[len(self.tokens[token]) :]
+        return tokens
+
+    @cached_property
+    def _token_of(self) -> dict[bytes, int]:
+        return {piece: token for token, piece in enumerate(self.tokens) if piece}
 
 
 def _check_size(text: str) -> None:

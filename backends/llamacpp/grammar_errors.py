@@ -43,6 +43,7 @@ _GRAMMAR_KINDS: Final = (
     (re.compile(r"unknown name|not found"), "a rule is not defined"),
     *(kind for kind in _KINDS if kind[1] != _NO_TARGET),
 )
+_REPETITIONS: Final = re.compile(r"\{\s*(?:\d*\s*,\s*)?0*[1-9]\d{4}")
 _LINE_AND_COLUMN: Final = re.compile(r"(?:^|\s)(?:at )?(\d+)\((\d+)\):")
 
 # Keywords of JSON Schema whose values are schemas: one, a list of them, or several by name.
@@ -99,8 +100,16 @@ def check_schema(schema: object) -> None:
             if len(node) > MAX_PROPERTIES:
                 raise GrammarError(f"there are more than {MAX_PROPERTIES} names in one object", place)
             waiting += ((child, _below(place, name), depth + 1) for name, child in node.items())
+            if isinstance(pattern := node.get("pattern"), str):
+                check_repetitions(pattern, place)
         elif isinstance(node, list):
             waiting += ((child, _below(place, i), depth + 1) for i, child in enumerate(node))
+
+
+def check_repetitions(text: str, place: str = "") -> None:
+    """Raise `GrammarError` for an expression that repeats a thing very often: its states are made one by one."""
+    if _REPETITIONS.search(text):
+        raise GrammarError("it repeats something ten thousand times or more", place)
 
 
 def explain_schema(schema: Any, why: str, error_of: Callable[[dict[str, Any]], str]) -> GrammarError:
@@ -141,8 +150,8 @@ def converted(convert: Callable[[str], str], text: str) -> str:
     except RecursionError:
         raise GrammarError(_TOO_COMPLEX) from None
     except Exception as error:  # noqa: BLE001 - the converter raises the plain class for some of its errors
-        pos = getattr(error, "pos", None)
-        line = text.count("\n", 0, pos) + 1 if isinstance(pos, int) else None
+        offset = getattr(getattr(error, "pos", None), "pos", None)
+        line = text.count("\n", 0, offset) + 1 if offset is not None else None
         raise GrammarError(f"line {line}: it cannot be read" if line else "it cannot be read") from None
 
 

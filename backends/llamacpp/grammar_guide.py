@@ -16,7 +16,7 @@ _BANNED: Final = np.float32(-np.inf)
 
 # A grammar can be made so ambiguous that every mask takes many milliseconds, which all answers in the batch wait for.
 # That much of the thread's time is given at first, and for every token.
-_ALLOWANCE_S: Final = 0.5
+_ALLOWANCE_S: Final = 0.2
 _ALLOWANCE_S_PER_TOKEN: Final = 0.003
 
 

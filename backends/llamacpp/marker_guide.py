@@ -12,7 +12,7 @@ where blanks follow; those that say more are not let come, for what follows has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -34,6 +34,7 @@ _LONGEST_BLANK: Final = 4
 class MarkerTable:
     """The tokens that matter around a pair of markers. Made off the step thread; never changes.
 
+    `opening_tokens`: those made for the opening marker, by where in it they begin: letters will not do there.
     `spell`: tokens, with their bytes, of what follows a marker inside the same token.
     """
 
@@ -43,6 +44,7 @@ class MarkerTable:
         opening: bytes,
         table: PieceTable,
         *,
+        opening_tokens: Mapping[int, int],
         eog_tokens: Iterable[int],
         spell: Callable[[bytes], list[tuple[int, bytes]]],
     ) -> None:
@@ -57,7 +59,10 @@ class MarkerTable:
             if len(piece) <= _LONGEST_BLANK and not piece.strip()
         )
         # By how much of the opening marker has been said: what can go on with it.
-        self.opens = [table.agreeing(opening[n_said:]) for n_said in range(len(opening))]
+        self.opens = [
+            _ids([opening_tokens[n_said]]) if n_said in opening_tokens else table.agreeing(opening[n_said:])
+            for n_said in range(len(opening))
+        ]
         # By how much of the closing marker has been said: what would end it and say more than blanks.
         self.overruns = [
             _ids(

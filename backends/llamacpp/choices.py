@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backends.llamacpp.engine import LlamaEngine
@@ -57,7 +57,8 @@ class Choices:
     """The generations of one request: what is split off them as reasoning, how they ended, what they used.
 
     `chat` is the prompt of a chat, whose answers may hold reasoning; None for texts, which are shown as they are.
-    `echoes`: by generation, the text of a prompt that is shown before its answer.
+    `echoes`: by generation, the text of a prompt that is shown before its answer. `is_bound`: the answer is held to a
+    shape, in which a reasoning marker is text like any other.
     """
 
     def __init__(
@@ -68,16 +69,21 @@ class Choices:
         chat: Prompt | None,
         display: Display | None = None,
         echoes: Sequence[str | None] = (),
+        is_bound: bool = False,
     ) -> None:
         self.engine = engine
         self.generations = generations
         self._display = display or Display()
         self._echoes = list(echoes) or [None] * len(generations)
         self._to_echo = list(self._echoes)
-        self._splitters = [_splitter(engine.prompts.reasoning, chat) for _ in generations]
+        reasoning = engine.prompts.reasoning
+        if reasoning is not None and is_bound:
+            reasoning = replace(reasoning, only_first=True)
+        self._splitters = [_splitter(reasoning, chat) for _ in generations]
         self._rated = [self._shape(generation, is_chat=chat is not None) for generation in generations]
         self._ratings = [_Rating() for _ in generations]
         self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
+        self.failure = "the engine failed inside this request"
         self._n_generated = [0] * len(generations)
         self._n_reused = [0] * len(generations)
         self._n_reasoning = [0] * len(generations)
@@ -92,6 +98,7 @@ class Choices:
         pieces = list(splitter.push(delta.text)) if splitter else [(Channel.CONTENT, echo + delta.text)]
         if delta.finish is not None:
             self.finishes[index] = delta.finish
+            self.failure = delta.failure or self.failure
             pieces += splitter.finish() if splitter else []
         return [(channel, text) for channel, text in pieces if text and self._shows(channel)]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from backends.llamacpp.guide import Guide
+from backends.llamacpp.guide import Guide, GuideError
 from backends.llamacpp.healing import Seam
 
 Float32Array = npt.NDArray[np.float32]
@@ -47,7 +47,9 @@ class Sampler:
     The random stream is the sequence's own and moves by one draw a token, so that a seed gives the same text whoever
     else is in the batch. `said_tokens` follow the prompt: for the penalties, this sequence has generated them.
     While there is a `seam`, only tokens that it allows come, and they are none of those that `min_tokens` asks for.
-    `guides` have the last word after it; an end that one of them brings about goes before `min_tokens`.
+    `guides` have the last word after it; an end that one of them brings about goes before `min_tokens`. Where they
+    leave only what the request has banned, it comes nevertheless. `failure` says why they cannot go on: the token that
+    came then means nothing.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Sampler:
         self._takes_largest = params.temperature == 0 and self._seen is None and not self._bias_ids.size
         self.seam = seam
         self._guides = tuple(guides)
+        self.failure: str | None = None
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -107,22 +110,44 @@ class Sampler:
         if self.seam is not None:
             allowed = self.seam.allowed()
             return int(allowed[self._choose(logits[allowed])])
-        for guide in self._guides:
-            if guide.is_idle:
-                continue
-            if (token := guide.forced()) is not None:
-                return token
-            guide.mask(logits)
+        if self._guides:
+            try:
+                return self._guided(logits)
+            except GuideError as error:
+                self.failure = str(error)
+                return 0
         return self._choose(logits)
 
     def accept(self, token: int, piece: bytes = b"") -> None:
         """`token` was chosen; `piece` are the bytes that it adds to the answer."""
         if self.seam is None:
             self._n_generated += 1
-            for guide in self._guides:
-                guide.accept(token, piece)
+            self._tell_guides(token, piece)
         if self._seen is not None:
             self._seen.count(token)
+
+    def _guided(self, logits: Float32Array) -> int:
+        guides = [guide for guide in self._guides if not guide.is_idle]
+        for guide in guides:
+            if (token := guide.forced()) is not None:
+                return token
+            guide.mask(logits)
+        if guides and logits.max() == _BANNED:
+            logits.fill(0)
+            for guide in guides:
+                guide.mask(logits)
+            if logits.max() == _BANNED:
+                raise GuideError("nothing may come next")
+        return self._choose(logits)
+
+    def _tell_guides(self, token: int, piece: bytes) -> None:
+        if self.failure is not None:
+            return
+        try:
+            for guide in self._guides:
+                guide.accept(token, piece)
+        except GuideError as error:
+            self.failure = str(error)
 
     def _choose(self, logits: Float32Array) -> int:
         return int(logits.argmax()) if self.params.temperature == 0 else self._draw(logits)

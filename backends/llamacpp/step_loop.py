@@ -63,6 +63,7 @@ class Delta:
     """News of one generation: more text, and how it ended when it has. Counts are of tokens so far.
 
     `rated` are the tokens that are new, where they were to be rated; `rated_prompt` comes once, with the first of them.
+    `failure`: why it ended in an error, where that lies in the request.
     """
 
     generation_id: int
@@ -73,6 +74,7 @@ class Delta:
     n_reasoning: int = 0
     rated: tuple[RatedToken, ...] = ()
     rated_prompt: tuple[RatedToken, ...] = ()
+    failure: str | None = None
 
 
 @dataclass(slots=True)
@@ -325,6 +327,9 @@ class StepLoop:
         n_reasoning = thought.n_tokens if thought is not None else 0
         piece = self.model.piece(token)
         answer.sampler.accept(token, piece)
+        if (failure := answer.sampler.failure) is not None:
+            self._end(answer)
+            return Delta(answer.generation_id, "", sequence.n_generated_tokens, Finish.ERROR, failure=failure)
         if (seam := answer.sampler.seam) is not None:
             piece = self._repeat(answer, seam, piece)
             if thought is not None:

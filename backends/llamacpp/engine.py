@@ -12,6 +12,7 @@ from typing import TypeVarTuple
 from backends.base import EngineFailure, EngineState, FailureReason
 from backends.llamacpp.embedding_loop import EmbeddingLoop
 from backends.llamacpp.embedding_queue import Vector
+from backends.llamacpp.grammar import GrammarCompiler
 from backends.llamacpp.loading import Loaded, load
 from backends.llamacpp.native import Context, EmbeddingContext
 from backends.llamacpp.options import WorkerOptions
@@ -57,6 +58,7 @@ class LlamaEngine:
         self._embedding: EmbeddingLoop | None = None
         self._n_embedding = 0
         self._prompts: PromptBuilder | None = None
+        self._grammars: GrammarCompiler | None = None
         self.state = EngineState.STOPPED
         self.progress = 0.0
         self.failed = asyncio.Event()
@@ -74,6 +76,7 @@ class LlamaEngine:
         self._loaded = loaded
         self._prompts = PromptBuilder(loaded.model, template=template, reasoning=self._options.reasoning_format)
         await self._prompts.start()
+        self._grammars = GrammarCompiler(loaded.model)
         if isinstance(loaded.context, EmbeddingContext):
             self._embedding = self._start_embedding(loaded.context)
         else:
@@ -118,6 +121,8 @@ class LlamaEngine:
                 await asyncio.to_thread(loop.stop)
         if self._prompts is not None:
             await self._prompts.close()
+        if self._grammars is not None:
+            await asyncio.to_thread(self._grammars.close)
         if self._loaded is not None:
             self._loaded.context.close()
             self._loaded.model.close()
@@ -139,6 +144,12 @@ class LlamaEngine:
     def embedding(self) -> EmbeddingLoop | None:
         """What embeds texts; None for a model that generates them."""
         return self._embedding
+
+    @property
+    def grammars(self) -> GrammarCompiler:
+        if self._grammars is None:
+            raise RuntimeError("the model is not loaded")
+        return self._grammars
 
     @property
     def stats(self) -> StepStats:

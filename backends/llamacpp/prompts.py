@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,6 +26,8 @@ class UnsupportedContent(Exception):
 class Prompt:
     """`inside_reasoning`: what the model says first continues a reasoning block that the prompt opened.
 
+    `after_reasoning`: the prompt closes the block, so that nothing but the answer is left to say.
+
     The last `n_begun_tokens` are those of an answer, or a thought, that is to be continued; `healing` where the very
     last of them may have been written otherwise.
     """
@@ -34,6 +36,7 @@ class Prompt:
     inside_reasoning: bool = False
     n_begun_tokens: int = 0
     healing: Healing | None = None
+    after_reasoning: bool = False
 
 
 class PromptBuilder:
@@ -78,7 +81,9 @@ class PromptBuilder:
         opens_turn = final is not None or request.add_generation_prompt is not False
         rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
         answer = self._begun(rendered, final or {"role": "assistant", "content": ""})
-        return await asyncio.to_thread(self._prompt, segments(rendered, masked), answer)
+        prompt = await asyncio.to_thread(self._prompt, segments(rendered, masked), answer)
+        closing = self.reasoning.closing if self.reasoning is not None else None
+        return replace(prompt, after_reasoning=closing is not None and rendered.rstrip().endswith(closing))
 
     async def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a raw prompt, control tokens included: fill-in-the-middle prompts are made of them."""

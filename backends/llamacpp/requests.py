@@ -55,12 +55,8 @@ def parse(kind: type[Body], raw: bytes) -> Body:
 def refuse_unsupported(request: ChatCompletionRequest | CompletionRequest) -> None:
     """Raise `ApiError` for what would change the answer and is not done: better refused than quietly left out."""
     unsupported: str | None = None
-    if isinstance(request, ChatCompletionRequest):
-        format_type = (request.response_format or {}).get("type", "text")
-        if request.tools and request.tool_choice != "none":
-            unsupported = "tools"
-        elif format_type != "text":
-            unsupported = "response_format"
+    if isinstance(request, ChatCompletionRequest) and request.tools and request.tool_choice != "none":
+        unsupported = "tools"
     extra = request.model_extra or {}
     unsupported = unsupported or next((name for name in _UNSUPPORTED if extra.get(name)), None)
     if unsupported:

@@ -16,11 +16,12 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from backends.base import EngineState
-from backends.llamacpp import bad_words, best_of, embeddings, logprob_requests, requests, thinking
+from backends.llamacpp import bad_words, best_of, embeddings, logprob_requests, requests, structured, thinking
 from backends.llamacpp.chat_template import TemplateError
 from backends.llamacpp.choices import Choices, Display, Whole
 from backends.llamacpp.completion_prompts import completion_prompts
 from backends.llamacpp.engine import LlamaEngine, TooBusy
+from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.metrics import exposition, make_registry
 from backends.llamacpp.options import WorkerOptions
 from backends.llamacpp.prompts import Prompt, UnsupportedContent
@@ -28,6 +29,7 @@ from backends.llamacpp.reasoning import Channel
 from backends.llamacpp.requests import ApiError
 from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, event
 from backends.llamacpp.step_loop import Delta, Finish, Generation
+from backends.llamacpp.structured import Constraint
 from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -128,6 +130,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     _check_model(request, body.model)
     _check_generates(request, "Chat Completions")
     requests.refuse_unsupported(body)
+    asked = structured.constraint(body)
     n_logprobs = logprob_requests.n_logprobs(body)
     engine = request.app[ENGINE]
     prompt = await _chat_prompt(request, body)
@@ -135,9 +138,10 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     if markers is not None:
         prompt, limit = thinking.limit(body, prompt, markers, n_ctx=engine.loaded.n_ctx)
     made = await _generations(request, body, prompt, body.token_budget)
+    made = await _constrained(request, made, asked, prompt)
     generations = [replace(one, thought=limit, n_logprobs=n_logprobs) for one in made]
     display = Display(logprobs=n_logprobs is not None, reasoning=body.include_reasoning is not False)
-    choices = Choices(engine, generations, chat=prompt, display=display)
+    choices = Choices(engine, generations, chat=prompt, display=display, is_bound=asked is not None)
     return await _answer(request, body, choices, ChatShape(_model_name(request, body)))
 
 
@@ -146,6 +150,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     _check_model(request, body.model)
     _check_generates(request, "Completions")
     requests.refuse_unsupported(body)
+    asked = structured.constraint(body)
     n_logprobs = logprob_requests.n_logprobs(body)
     n_best = best_of.n_best(body)
     engine = request.app[ENGINE]
@@ -157,6 +162,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         echoes += [prompt.echo] * len(made)
     scores_prompt = bool(body.echo) and n_logprobs is not None
     n_rated = 0 if n_logprobs is None and n_best is not None else n_logprobs
+    generations = await _constrained(request, generations, asked)
     generations = [replace(one, n_logprobs=n_rated, scores_prompt=scores_prompt) for one in generations]
     display = Display(logprobs=n_logprobs is not None, n_best=n_best)
     choices = Choices(engine, generations, chat=None, display=display, echoes=echoes)
@@ -210,7 +216,7 @@ async def _collect(choices: Choices, shape: Shape) -> web.Response:
         async for index, delta in news:
             wholes[index].take(choices.take(index, delta), choices.logprobs(index, delta))
     if Finish.ERROR in choices.finishes:
-        raise ApiError(500, "the engine failed inside this request", code="engine_failed")
+        raise ApiError(500, choices.failure, code="engine_failed")
     shown = choices.shown()
     finishes = [str(choices.finishes[i]) for i in shown]
     logprobs = [wholes[i].all_logprobs for i in shown]
@@ -246,8 +252,7 @@ def _chunks(choices: Choices, shape: Shape, index: int, delta: Delta) -> bytes:
         out += shape.piece(index, channel, text, logprobs)
         logprobs = None
     if delta.finish is Finish.ERROR:
-        message = "the engine failed inside this request"
-        return out + event(ApiError(500, message, code="engine_failed").body())
+        return out + event(ApiError(500, choices.failure, code="engine_failed").body())
     if delta.finish is not None:
         return out + shape.closing(index, delta.finish, logprobs)
     return out + (shape.piece(index, Channel.CONTENT, "", logprobs) if logprobs else b"")
@@ -278,6 +283,21 @@ def _model_name(request: web.Request, body: GenerationRequest) -> str:
 def _check_generates(request: web.Request, api: str) -> None:
     if request.app[ENGINE].embedding is not None:
         raise ApiError(400, f"the model does not support the {api} API: it embeds texts", code="unsupported_operation")
+
+
+async def _constrained(
+    request: web.Request, generations: list[Generation], asked: Constraint | None, chat: Prompt | None = None
+) -> list[Generation]:
+    """The same, held to a shape; stop strings are for answers that would not end by themselves."""
+    if asked is None:
+        return generations
+    engine = request.app[ENGINE]
+    grammar = await structured.compiled(asked, engine.grammars)
+    guide: MakeGuide = grammar.begin
+    if chat is not None:
+        guide = await structured.after_thought(grammar, engine.grammars, engine.prompts.reasoning, chat)
+    held = [replace(one, guides=(*one.guides, guide)) for one in generations]
+    return [replace(one, stops=()) for one in held] if asked.ends_by_itself else held
 
 
 def _check_model(request: web.Request, model: str | None) -> None:

@@ -299,13 +299,6 @@ async def test_repeated_prompt_is_found_in_the_cache(client: Client) -> None:
         (CHAT, {"messages": [user("x")], "max_tokens": 3, "min_tokens": 4}, 400, "invalid_value", "min_tokens"),
         (
             CHAT,
-            {"messages": [user("x")], "response_format": {"type": "json_object"}},
-            400,
-            "unsupported_parameter",
-            "response_format",
-        ),
-        (
-            CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
             400,
             "unsupported_content",

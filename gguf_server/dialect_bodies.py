@@ -48,18 +48,34 @@ _OPENAI_FIELDS: Final = frozenset(
 _ONLY_WITH_TOOLS: Final = ("parallel_tool_calls", "tool_choice")
 _REASONING: Final = ("reasoning", "reasoning_content")
 _RENAMED: Final = {"repetition_penalty": "repeat_penalty", "thinking_token_budget": "reasoning_budget_tokens"}
-_CONSTRAINTS: Final = ("guided_json", "guided_grammar", "guided_choice", "guided_regex", "structured_outputs")
+_NEWER: Final = {
+    "guided_json": "json",
+    "guided_grammar": "grammar",
+    "guided_choice": "choice",
+    "guided_regex": "regex",
+}
+_CONSTRAINTS: Final = (*_NEWER, "structured_outputs")
 
 
 def translate(dialect: Dialect, body: Mapping[str, Any]) -> dict[str, Any]:
     """A new body; `body` is not changed."""
     match dialect:
         case Dialect.VLLM:
-            return dict(body)
+            return _for_vllm(body)
         case Dialect.LLAMA_SERVER:
             return _for_llama_server(body)
         case Dialect.OPENAI:
             return _for_openai(body)
+
+
+def _for_vllm(body: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM ignores its own older spelling of a constraint by now: it is sent the newer. Two are left as they are."""
+    older = {key: value for key, value in body.items() if key in _NEWER and value is not None}
+    if len(older) != 1 or body.get("structured_outputs") is not None:
+        return dict(body)
+    ((key, value),) = older.items()
+    asked = {name: value for name, value in body.items() if name not in _NEWER}
+    return {**asked, "structured_outputs": {_NEWER[key]: value}}
 
 
 def _for_llama_server(body: Mapping[str, Any]) -> dict[str, Any]:

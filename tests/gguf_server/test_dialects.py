@@ -205,6 +205,18 @@ def test_llama_server_reads_reasoning_by_its_older_name() -> None:
         assert sent == {"role": "assistant", "content": "", "reasoning_content": "Easy."}
 
 
+def test_vllm_is_asked_for_a_shape_in_its_newer_spelling() -> None:
+    for older, newer in (("json", {"type": "object"}), ("regex", "a+"), ("choice", ["a"]), ("grammar", "start: A")):
+        sent = translate(VLLM, {"prompt": "Hi", f"guided_{older}": newer})
+        assert sent == {"prompt": "Hi", "structured_outputs": {older: newer}}
+    for body in (
+        {"guided_regex": "a", "guided_choice": ["a"]},
+        {"guided_regex": "a", "structured_outputs": {}},
+        {"n": 1},
+    ):
+        assert translate(VLLM, body) == body
+
+
 def test_server_of_openais_api_is_sent_nothing_that_openai_does_not_have() -> None:
     thought = {"role": "assistant", "content": "Paris", "reasoning": "Easy.", "reasoning_content": "Easy."}
     own = {"model": "m", "max_tokens": 5, "temperature": 0.5, "stop": ["x"], "seed": 1}

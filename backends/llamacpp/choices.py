@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.llamacpp.engine import LlamaEngine
 from backends.llamacpp.logprob_shapes import ChatLogprobs, TextLogprobs, joined
 from backends.llamacpp.prompts import Prompt
 from backends.llamacpp.reasoning import Channel, ReasoningFormat, ReasoningSplitter
-from backends.llamacpp.responses import Usage
+from backends.llamacpp.responses import Piece, Usage
 from backends.llamacpp.step_loop import Delta, Finish, Generation
+from backends.llamacpp.tools.calls import CallDelta
+from backends.llamacpp.tools.splitter import ToolSplitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +37,13 @@ class _Rating:
         return self.total / self.n_tokens if self.n_tokens else -float("inf")
 
 
-@dataclass(slots=True)
-class Whole:
-    """A choice that was collected."""
-
-    texts: dict[Channel, str] = field(default_factory=dict)
-    logprobs: list[dict[str, Any]] = field(default_factory=list)
-
-    def take(self, pieces: Sequence[tuple[Channel, str]], logprobs: dict[str, Any] | None) -> None:
-        for channel, text in pieces:
-            self.texts[channel] = self.texts.get(channel, "") + text
-        if logprobs is not None:
-            self.logprobs.append(logprobs)
-
-    @property
-    def all_logprobs(self) -> dict[str, Any] | None:
-        return joined(self.logprobs)
-
-
 class Choices:
-    """The generations of one request: what is split off them as reasoning, how they ended, what they used.
+    """The generations of one request: what is split off them as reasoning and calls, how they ended, what they used.
 
     `chat` is the prompt of a chat, whose answers may hold reasoning; None for texts, which are shown as they are.
     `echoes`: by generation, the text of a prompt that is shown before its answer. `is_bound`: the answer is held to a
-    shape, in which a reasoning marker is text like any other.
+    shape, in which a reasoning marker is text like any other. `tools`: a new splitter for each choice, where tools may
+    be called.
     """
 
     def __init__(
@@ -70,6 +55,7 @@ class Choices:
         display: Display | None = None,
         echoes: Sequence[str | None] = (),
         is_bound: bool = False,
+        tools: Callable[[], ToolSplitter] | None = None,
     ) -> None:
         self.engine = engine
         self.generations = generations
@@ -82,14 +68,15 @@ class Choices:
         self._splitters = [_splitter(reasoning, chat) for _ in generations]
         self._rated = [self._shape(generation, is_chat=chat is not None) for generation in generations]
         self._ratings = [_Rating() for _ in generations]
+        self._tool_splitters = [tools() if tools else None for _ in generations]
         self.finishes: list[Finish] = [Finish.ERROR] * len(generations)
         self.failure = "the engine failed inside this request"
         self._n_generated = [0] * len(generations)
         self._n_reused = [0] * len(generations)
         self._n_reasoning = [0] * len(generations)
 
-    def take(self, index: int, delta: Delta) -> list[tuple[Channel, str]]:
-        """Text that a delta makes certain, by channel."""
+    def take(self, index: int, delta: Delta) -> list[Piece]:
+        """What a delta makes certain, by channel."""
         self._n_generated[index] = delta.n_generated
         self._n_reused[index] = max(self._n_reused[index], delta.n_reused)
         self._n_reasoning[index] = delta.n_reasoning
@@ -100,7 +87,9 @@ class Choices:
             self.finishes[index] = delta.finish
             self.failure = delta.failure or self.failure
             pieces += splitter.finish() if splitter else []
-        return [(channel, text) for channel, text in pieces if text and self._shows(channel)]
+        told = [piece for piece in pieces if piece[1] and self._shows(piece[0])]
+        tools = self._tool_splitters[index]
+        return list(_with_calls(tools, told, ends=delta.finish is not None)) if tools else list[Piece](told)
 
     def logprobs(self, index: int, delta: Delta) -> dict[str, Any] | None:
         """Those of a delta's tokens, also where their text is held back; None where they are not to be shown."""
@@ -127,6 +116,12 @@ class Choices:
         best = (sorted(of_one, key=lambda i: -self._ratings[i].mean)[:n_best] for of_one in by_prompt.values())
         return [index for of_one in best for index in of_one]
 
+    def finish_reason(self, index: int) -> str:
+        """As OpenAI names it."""
+        tools = self._tool_splitters[index]
+        has_called = tools is not None and tools.n_calls > 0
+        return "tool_calls" if has_called and self.finishes[index] is Finish.STOP else str(self.finishes[index])
+
     def usage(self) -> Usage:
         """A prompt that several choices share is counted once, as OpenAI does, and so is what was found of it."""
         prompts = {id(generation.prompt): len(generation.prompt) for generation in self.generations}
@@ -146,6 +141,21 @@ class Choices:
         if is_chat:
             return ChatLogprobs(model.spelling)
         return TextLogprobs(model.spelling, model.spelling if generation.shows_control else model.piece)
+
+
+def _with_calls(tools: ToolSplitter, pieces: list[tuple[Channel, str]], *, ends: bool) -> Iterator[Piece]:
+    """Pieces of a choice with its calls told from its content."""
+    for channel, text in pieces:
+        if channel is Channel.CONTENT:
+            yield from map(_piece, tools.push(text))
+        else:
+            yield channel, text
+    if ends:
+        yield from map(_piece, tools.finish())
+
+
+def _piece(said: str | CallDelta) -> Piece:
+    return (Channel.CONTENT if isinstance(said, str) else Channel.CALLS), said
 
 
 def _splitter(format_: ReasoningFormat | None, prompt: Prompt | None) -> ReasoningSplitter | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,9 @@ from backends.llamacpp.healing import Healing, PieceTable
 from backends.llamacpp.native import Model
 from backends.llamacpp.reasoning import FORMATS, Begun, ReasoningFormat, begun, detect_format
 from backends.llamacpp.thought import ThoughtMarkers, thought_markers
+from backends.llamacpp.tools import formats
+from backends.llamacpp.tools.formats import ToolFormat
+from backends.llamacpp.tools.template import ToolTemplate
 from backends.openai_schema import ChatCompletionRequest, Message, TokenizeRequest
 
 
@@ -29,7 +32,7 @@ class Prompt:
     `after_reasoning`: the prompt closes the block, so that nothing but the answer is left to say.
 
     The last `n_begun_tokens` are those of an answer, or a thought, that is to be continued; `healing` where the very
-    last of them may have been written otherwise.
+    last of them may have been written otherwise. `tools`: how a call would be written.
     """
 
     tokens: list[int]
@@ -37,6 +40,7 @@ class Prompt:
     n_begun_tokens: int = 0
     healing: Healing | None = None
     after_reasoning: bool = False
+    tools: ToolFormat = formats.HERMES
 
 
 class PromptBuilder:
@@ -54,7 +58,9 @@ class PromptBuilder:
         }
         self._renderer = TemplateRenderer(template, specials) if template else None
         self._control = ControlTexts(model.control_texts(), in_results=model.marker_texts)
-        self._markers = self._show_markers(self.reasoning) if self.reasoning is not None else frozenset()
+        markers = [] if self.reasoning is None else [self.reasoning.opening, self.reasoning.closing]
+        self._markers = self._show_markers(markers) | self._show_tool_markers()
+        self._tools = ToolTemplate(self._render_probe)
         self._table: PieceTable | None = None
         self._thought_markers: ThoughtMarkers | None = None
         self._table_lock = threading.Lock()
@@ -77,13 +83,24 @@ class PromptBuilder:
             raise TemplateError("this model has no chat template: use /v1/completions")
         messages = [_plain_message(message) for message in request.messages or ()]
         final = messages.pop() if request.continue_final_message else None
-        masked = self._control.mask({**request.rendered_kwargs, "messages": messages, "tools": request.tools or None})
+        shown = await self._tools.show(messages, request.tools or [], offered=request.tool_choice != "none")
+        given = {**request.rendered_kwargs, "messages": shown.messages, "tools": shown.tools}
+        masked = self._control.mask(given)
         opens_turn = final is not None or request.add_generation_prompt is not False
         rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
         answer = self._begun(rendered, final or {"role": "assistant", "content": ""})
         prompt = await asyncio.to_thread(self._prompt, segments(rendered, masked), answer)
         closing = self.reasoning.closing if self.reasoning is not None else None
-        return replace(prompt, after_reasoning=closing is not None and rendered.rstrip().endswith(closing))
+        is_after = closing is not None and rendered.rstrip().endswith(closing)
+        return replace(prompt, after_reasoning=is_after, tools=shown.format)
+
+    async def _render_probe(self, variables: dict[str, Any]) -> str | None:
+        if self._renderer is None:
+            return None
+        try:
+            return await self._renderer.render({"tools": None, **variables, "add_generation_prompt": True})
+        except TemplateError:
+            return None
 
     async def text(self, text: str, *, add_special: bool = True) -> list[int]:
         """Tokens of a raw prompt, control tokens included: fill-in-the-middle prompts are made of them."""
@@ -150,19 +167,23 @@ class PromptBuilder:
             raise UnsupportedContent("this model does not reason: a message that is all reasoning cannot be continued")
         return Begun(((content, False),), inside_reasoning=False)
 
-    def _show_markers(self, format_: ReasoningFormat) -> frozenset[int]:
+    def _show_markers(self, markers: Iterable[str]) -> frozenset[int]:
         """Markers that are control tokens have no text of their own: give them theirs, or they would not be seen.
 
         Returns the tokens that stand for nothing but a marker.
         """
-        markers = set()
-        for marker in (format_.opening, format_.closing):
+        found = set()
+        for marker in markers:
             tokens = self._model.tokenize(marker, parse_special=True)
             hidden = [token for token in tokens if not self._model.piece(token)]
             for token in hidden:
                 self._model.show_token(token)
-            markers.update(tokens if len(tokens) == 1 else hidden)
-        return frozenset(markers)
+            found.update(tokens if len(tokens) == 1 else hidden)
+        return frozenset(found)
+
+    def _show_tool_markers(self) -> frozenset[int]:
+        """Of every spelling: which of them the template uses is not known before the first tool."""
+        return self._show_markers(marker for format_ in formats.FORMATS for marker in format_.markers)
 
 
 def _plain_message(message: Message) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from backends.llamacpp.detokenizer import overlap
 class Channel(Enum):
     CONTENT = "content"
     REASONING = "reasoning"
+    CALLS = "tool_calls"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 
 from backends.llamacpp.sampling import SamplingParams
 from backends.llamacpp.step_loop import Generation
+from backends.llamacpp.tools import declared
+from backends.llamacpp.tools.calls import ToolUse
 from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -54,15 +56,20 @@ def parse(kind: type[Body], raw: bytes) -> Body:
 
 def refuse_unsupported(request: ChatCompletionRequest | CompletionRequest) -> None:
     """Raise `ApiError` for what would change the answer and is not done: better refused than quietly left out."""
-    unsupported: str | None = None
-    if isinstance(request, ChatCompletionRequest) and request.tools and request.tool_choice != "none":
-        unsupported = "tools"
     extra = request.model_extra or {}
-    unsupported = unsupported or next((name for name in _UNSUPPORTED if extra.get(name)), None)
+    unsupported = next((name for name in _UNSUPPORTED if extra.get(name)), None)
     if unsupported:
         raise ApiError(
             400, f"the llama.cpp engine does not do {unsupported} yet", code="unsupported_parameter", param=unsupported
         )
+
+
+def tool_use(request: ChatCompletionRequest) -> ToolUse | None:
+    """What may be called in answer, None for nothing. Raises `ApiError`."""
+    try:
+        return declared.tool_use(request.tools, request.tool_choice, parallel=request.parallel_tool_calls is not False)
+    except declared.ToolError as error:
+        raise ApiError(400, str(error), code="invalid_value", param=error.param) from None
 
 
 def generations(

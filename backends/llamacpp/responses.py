@@ -9,11 +9,15 @@ from typing import Any, Final
 
 import orjson
 
+from backends.llamacpp.logprob_shapes import joined
 from backends.llamacpp.reasoning import Channel
+from backends.llamacpp.tools.calls import CallDelta
 
 DONE: Final = b"data: [DONE]\n\n"
 
 Logprobs = dict[str, Any]
+Piece = tuple[Channel, str | CallDelta]
+"""Part of an answer: text of a channel, or of a call."""
 
 
 def event(payload: dict[str, Any]) -> bytes:
@@ -39,6 +43,28 @@ class Usage:
 
 
 @dataclass(slots=True)
+class Whole:
+    """An answer put together from its pieces."""
+
+    texts: dict[Channel, str] = field(default_factory=dict)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+
+    @property
+    def all_logprobs(self) -> Logprobs | None:
+        return joined(self.logprobs)
+
+    def add(self, channel: Channel, said: str | CallDelta) -> None:
+        if isinstance(said, str):
+            self.texts[channel] = self.texts.get(channel, "") + said
+        elif said.name is not None:
+            function = {"name": said.name, "arguments": said.arguments}
+            self.calls.append({"id": said.id, "type": "function", "function": function})
+        else:
+            self.calls[said.index]["function"]["arguments"] += said.arguments
+
+
+@dataclass(slots=True)
 class ChatShape:
     """Chat completions of one request."""
 
@@ -49,9 +75,16 @@ class ChatShape:
     def opening(self, index: int) -> bytes:
         return self._chunk([_chat_choice(index, {"role": "assistant", "content": ""})])
 
-    def piece(self, index: int, channel: Channel, text: str, logprobs: Logprobs | None = None) -> bytes:
-        delta = {"content": text} if channel is Channel.CONTENT else {"reasoning_content": text, "reasoning": text}
-        return self._chunk([_chat_choice(index, delta if text else {}, logprobs)])
+    def piece(self, index: int, channel: Channel, said: str | CallDelta, logprobs: Logprobs | None = None) -> bytes:
+        delta: dict[str, Any]
+        match channel:
+            case Channel.CONTENT:
+                delta = {"content": said} if said else {}
+            case Channel.REASONING:
+                delta = {"reasoning_content": said, "reasoning": said}
+            case Channel.CALLS:
+                delta = {"tool_calls": [_call_delta(said)]} if isinstance(said, CallDelta) else {}
+        return self._chunk([_chat_choice(index, delta, logprobs)])
 
     def closing(self, index: int, finish_reason: str, logprobs: Logprobs | None = None) -> bytes:
         return self._chunk([_chat_choice(index, {}, logprobs, finish_reason)])
@@ -59,16 +92,10 @@ class ChatShape:
     def usage(self, usage: Usage) -> bytes:
         return event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage.as_json()})
 
-    def whole(
-        self,
-        texts: list[dict[Channel, str]],
-        logprobs: list[Logprobs | None],
-        finish_reasons: list[str],
-        usage: Usage,
-    ) -> dict[str, Any]:
+    def whole(self, answers: list[Whole], finish_reasons: list[str], usage: Usage) -> dict[str, Any]:
         choices = [
-            {"index": i, "message": _message(text), "logprobs": rated, "finish_reason": reason}
-            for i, (text, rated, reason) in enumerate(zip(texts, logprobs, finish_reasons, strict=True))
+            {"index": i, "message": _message(answer), "logprobs": answer.all_logprobs, "finish_reason": reason}
+            for i, (answer, reason) in enumerate(zip(answers, finish_reasons, strict=True))
         ]
         return {**self._head("chat.completion"), "choices": choices, "usage": usage.as_json()}
 
@@ -90,8 +117,8 @@ class TextShape:
     def opening(self, index: int) -> bytes:
         return b""
 
-    def piece(self, index: int, channel: Channel, text: str, logprobs: Logprobs | None = None) -> bytes:
-        return event({**self._head(), "choices": [_text_choice(index, text, logprobs, None)]})
+    def piece(self, index: int, channel: Channel, said: str | CallDelta, logprobs: Logprobs | None = None) -> bytes:
+        return event({**self._head(), "choices": [_text_choice(index, str(said), logprobs, None)]})
 
     def closing(self, index: int, finish_reason: str, logprobs: Logprobs | None = None) -> bytes:
         return event({**self._head(), "choices": [_text_choice(index, "", logprobs, finish_reason)]})
@@ -99,16 +126,10 @@ class TextShape:
     def usage(self, usage: Usage) -> bytes:
         return event({**self._head(), "choices": [], "usage": usage.as_json()})
 
-    def whole(
-        self,
-        texts: list[dict[Channel, str]],
-        logprobs: list[Logprobs | None],
-        finish_reasons: list[str],
-        usage: Usage,
-    ) -> dict[str, Any]:
+    def whole(self, answers: list[Whole], finish_reasons: list[str], usage: Usage) -> dict[str, Any]:
         choices = [
-            _text_choice(i, text.get(Channel.CONTENT, ""), rated, reason)
-            for i, (text, rated, reason) in enumerate(zip(texts, logprobs, finish_reasons, strict=True))
+            _text_choice(i, answer.texts.get(Channel.CONTENT, ""), answer.all_logprobs, reason)
+            for i, (answer, reason) in enumerate(zip(answers, finish_reasons, strict=True))
         ]
         return {**self._head(), "choices": choices, "usage": usage.as_json()}
 
@@ -120,7 +141,7 @@ Shape = ChatShape | TextShape
 
 
 def _chat_choice(
-    index: int, delta: dict[str, str], logprobs: Logprobs | None = None, finish_reason: str | None = None
+    index: int, delta: dict[str, Any], logprobs: Logprobs | None = None, finish_reason: str | None = None
 ) -> dict[str, Any]:
     return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
@@ -129,8 +150,19 @@ def _text_choice(index: int, text: str, logprobs: Logprobs | None, finish_reason
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
-def _message(text: dict[Channel, str]) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": text.get(Channel.CONTENT, "")}
-    if reasoning := text.get(Channel.REASONING):
+def _message(answer: Whole) -> dict[str, Any]:
+    content = answer.texts.get(Channel.CONTENT, "")
+    message: dict[str, Any] = {"role": "assistant", "content": content}
+    if reasoning := answer.texts.get(Channel.REASONING):
         message["reasoning_content"] = message["reasoning"] = reasoning
+    if answer.calls:
+        message |= {"content": content or None, "tool_calls": answer.calls}
     return message
+
+
+def _call_delta(said: CallDelta) -> dict[str, Any]:
+    """The first of a call tells all but its arguments, the others nothing but those."""
+    if said.name is None:
+        return {"index": said.index, "function": {"arguments": said.arguments}}
+    function = {"name": said.name, "arguments": said.arguments}
+    return {"index": said.index, "id": said.id, "type": "function", "function": function}

@@ -7,8 +7,6 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
-from dataclasses import replace
 from typing import Final
 
 import orjson
@@ -16,20 +14,15 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry
 
 from backends.base import EngineState
-from backends.llamacpp import bad_words, best_of, embeddings, logprob_requests, requests, structured, thinking
-from backends.llamacpp.chat_template import TemplateError
-from backends.llamacpp.choices import Choices, Display, Whole
-from backends.llamacpp.completion_prompts import completion_prompts
+from backends.llamacpp import embeddings, requests
+from backends.llamacpp.answering import chat_choices, chat_prompt, text_choices
+from backends.llamacpp.choices import Choices
 from backends.llamacpp.engine import LlamaEngine, TooBusy
-from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.metrics import exposition, make_registry
 from backends.llamacpp.options import WorkerOptions
-from backends.llamacpp.prompts import Prompt, UnsupportedContent
-from backends.llamacpp.reasoning import Channel
 from backends.llamacpp.requests import ApiError
-from backends.llamacpp.responses import DONE, ChatShape, Shape, TextShape, event
-from backends.llamacpp.step_loop import Delta, Finish, Generation
-from backends.llamacpp.structured import Constraint
+from backends.llamacpp.responses import ChatShape, Shape, TextShape
+from backends.llamacpp.sending import send_stream, send_whole
 from backends.openai_schema import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -129,44 +122,16 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     body = requests.parse(ChatCompletionRequest, await request.read())
     _check_model(request, body.model)
     _check_generates(request, "Chat Completions")
-    requests.refuse_unsupported(body)
-    asked = structured.constraint(body)
-    n_logprobs = logprob_requests.n_logprobs(body)
-    engine = request.app[ENGINE]
-    prompt = await _chat_prompt(request, body)
-    markers, limit = await engine.prompts.thought_markers(), None
-    if markers is not None:
-        prompt, limit = thinking.limit(body, prompt, markers, n_ctx=engine.loaded.n_ctx)
-    made = await _generations(request, body, prompt, body.token_budget)
-    made = await _constrained(request, made, asked, prompt)
-    generations = [replace(one, thought=limit, n_logprobs=n_logprobs) for one in made]
-    display = Display(logprobs=n_logprobs is not None, reasoning=body.include_reasoning is not False)
-    choices = Choices(engine, generations, chat=prompt, display=display, is_bound=asked is not None)
-    return await _answer(request, body, choices, ChatShape(_model_name(request, body)))
+    choices = await chat_choices(request.app[ENGINE], body)
+    return await _send(request, body, choices, ChatShape(_model_name(request, body)))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     body = requests.parse(CompletionRequest, await request.read())
     _check_model(request, body.model)
     _check_generates(request, "Completions")
-    requests.refuse_unsupported(body)
-    asked = structured.constraint(body)
-    n_logprobs = logprob_requests.n_logprobs(body)
-    n_best = best_of.n_best(body)
-    engine = request.app[ENGINE]
-    max_tokens = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default
-    generations, echoes = list[Generation](), list[str | None]()
-    for prompt in await completion_prompts(body, engine.prompts, engine.loaded.model):
-        made = await _generations(request, body, Prompt(prompt.tokens), max_tokens)
-        generations += made
-        echoes += [prompt.echo] * len(made)
-    scores_prompt = bool(body.echo) and n_logprobs is not None
-    n_rated = 0 if n_logprobs is None and n_best is not None else n_logprobs
-    generations = await _constrained(request, generations, asked)
-    generations = [replace(one, n_logprobs=n_rated, scores_prompt=scores_prompt) for one in generations]
-    display = Display(logprobs=n_logprobs is not None, n_best=n_best)
-    choices = Choices(engine, generations, chat=None, display=display, echoes=echoes)
-    return await _answer(request, body, choices, TextShape(_model_name(request, body)))
+    choices = await text_choices(request.app[ENGINE], body)
+    return await _send(request, body, choices, TextShape(_model_name(request, body)))
 
 
 async def create_embeddings(request: web.Request) -> web.Response:
@@ -187,7 +152,7 @@ async def tokenize(request: web.Request) -> web.Response:
     if body.prompt is not None:
         tokens = await engine.prompts.text(body.prompt, add_special=body.add_special_tokens is not False)
     else:
-        tokens = (await _chat_prompt(request, body)).tokens
+        tokens = (await chat_prompt(engine, body)).tokens
     token_strs = [engine.loaded.model.token_text(token) for token in tokens] if body.return_token_strs else None
     return _json(
         {"count": len(tokens), "max_model_len": engine.loaded.n_ctx, "tokens": tokens, "token_strs": token_strs}
@@ -201,79 +166,13 @@ async def detokenize(request: web.Request) -> web.Response:
     return _json({"prompt": model.detokenize(body.tokens)})
 
 
-async def _answer(request: web.Request, body: GenerationRequest, choices: Choices, shape: Shape) -> web.StreamResponse:
+async def _send(request: web.Request, body: GenerationRequest, choices: Choices, shape: Shape) -> web.StreamResponse:
     try:
         if body.stream:
-            return await _stream(request, choices, shape, with_usage=body.wants_usage)
-        return await _collect(choices, shape)
+            return await send_stream(request, choices, shape, with_usage=body.wants_usage)
+        return await send_whole(choices, shape)
     except TooBusy:
         raise ApiError(503, "too many requests are waiting", code="queue_full") from None
-
-
-async def _collect(choices: Choices, shape: Shape) -> web.Response:
-    wholes = [Whole() for _ in choices.generations]
-    async with aclosing(choices.engine.generate(choices.generations)) as news:
-        async for index, delta in news:
-            wholes[index].take(choices.take(index, delta), choices.logprobs(index, delta))
-    if Finish.ERROR in choices.finishes:
-        raise ApiError(500, choices.failure, code="engine_failed")
-    shown = choices.shown()
-    finishes = [str(choices.finishes[i]) for i in shown]
-    logprobs = [wholes[i].all_logprobs for i in shown]
-    return _json(shape.whole([wholes[i].texts for i in shown], logprobs, finishes, choices.usage()))
-
-
-async def _stream(request: web.Request, choices: Choices, shape: Shape, *, with_usage: bool) -> web.StreamResponse:
-    """Server-sent events: one write per step and choice, always closed by `[DONE]`."""
-    response = web.StreamResponse(
-        headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-    )
-    opened = False
-    async with aclosing(choices.engine.generate(choices.generations)) as news:
-        async for index, delta in news:
-            out = _chunks(choices, shape, index, delta)
-            if not opened:
-                await response.prepare(request)
-                out = b"".join(shape.opening(i) for i in range(len(choices.generations))) + out
-                opened = True
-            if out:
-                await response.write(out)
-    await response.write((shape.usage(choices.usage()) if with_usage else b"") + DONE)
-    await response.write_eof()
-    return response
-
-
-def _chunks(choices: Choices, shape: Shape, index: int, delta: Delta) -> bytes:
-    """A delta's text, and its logprobs in the first chunk there is of it: a token whose text is held back has one."""
-    pieces = choices.take(index, delta)
-    logprobs = choices.logprobs(index, delta)
-    out = b""
-    for channel, text in pieces:
-        out += shape.piece(index, channel, text, logprobs)
-        logprobs = None
-    if delta.finish is Finish.ERROR:
-        return out + event(ApiError(500, choices.failure, code="engine_failed").body())
-    if delta.finish is not None:
-        return out + shape.closing(index, delta.finish, logprobs)
-    return out + (shape.piece(index, Channel.CONTENT, "", logprobs) if logprobs else b"")
-
-
-async def _chat_prompt(request: web.Request, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
-    try:
-        return await request.app[ENGINE].prompts.chat(body)
-    except TemplateError as error:
-        raise ApiError(400, str(error), code="chat_template_error", param="messages") from error
-    except UnsupportedContent as error:
-        raise ApiError(400, str(error), code="unsupported_content", param="messages") from error
-
-
-async def _generations(
-    request: web.Request, body: GenerationRequest, prompt: Prompt, max_tokens: int | None
-) -> list[Generation]:
-    loaded = request.app[ENGINE].loaded
-    made = requests.generations(body, prompt.tokens, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
-    guides = await bad_words.guides(body, loaded.model)
-    return [replace(one, n_begun_tokens=prompt.n_begun_tokens, healing=prompt.healing, guides=guides) for one in made]
 
 
 def _model_name(request: web.Request, body: GenerationRequest) -> str:
@@ -283,21 +182,6 @@ def _model_name(request: web.Request, body: GenerationRequest) -> str:
 def _check_generates(request: web.Request, api: str) -> None:
     if request.app[ENGINE].embedding is not None:
         raise ApiError(400, f"the model does not support the {api} API: it embeds texts", code="unsupported_operation")
-
-
-async def _constrained(
-    request: web.Request, generations: list[Generation], asked: Constraint | None, chat: Prompt | None = None
-) -> list[Generation]:
-    """The same, held to a shape; stop strings are for answers that would not end by themselves."""
-    if asked is None:
-        return generations
-    engine = request.app[ENGINE]
-    grammar = await structured.compiled(asked, engine.grammars)
-    guide: MakeGuide = grammar.begin
-    if chat is not None:
-        guide = await structured.after_thought(grammar, engine.grammars, engine.prompts.reasoning, chat)
-    held = [replace(one, guides=(*one.guides, guide)) for one in generations]
-    return [replace(one, stops=()) for one in held] if asked.ends_by_itself else held
 
 
 def _check_model(request: web.Request, model: str | None) -> None:

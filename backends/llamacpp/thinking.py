@@ -45,7 +45,9 @@ def limit(
     closing = markers.closing_text_tokens
     if prompt.inside_reasoning and (n_for_thought <= 0 or most == 0) and len(closing) < n_left:
         tokens = [*prompt.tokens, *closing]
-        closed = replace(prompt, tokens=tokens, inside_reasoning=False, n_begun_tokens=0, healing=None)
+        closed = replace(
+            prompt, tokens=tokens, inside_reasoning=False, after_reasoning=True, n_begun_tokens=0, healing=None
+        )
         return closed, ThoughtLimit(markers, reserved, most, closed=True)
     answering = prompt.n_begun_tokens > 0 and not prompt.inside_reasoning
     return prompt, ThoughtLimit(markers, reserved, most, inside=prompt.inside_reasoning, answering=answering)

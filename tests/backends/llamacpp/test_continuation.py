@@ -264,7 +264,7 @@ def channels(format_: str, prompt: Prompt, text: str) -> tuple[str, str]:
     said = {Channel.REASONING: "", Channel.CONTENT: ""}
     for n, character in enumerate(text, start=1):
         for channel, piece in choices.take(0, Delta(0, character, n, Finish.STOP if n == len(text) else None)):
-            said[channel] += piece
+            said[channel] += str(piece)
     return said[Channel.REASONING], said[Channel.CONTENT]
 
 

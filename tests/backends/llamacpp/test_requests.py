@@ -56,12 +56,7 @@ def test_fields_nobody_knows_are_accepted() -> None:
     assert completion(user="me", store=True, service_tier="auto").prompt == "x"
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"tools": [{"type": "function"}]}, "tools"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "param"), [({"prompt_logprobs": 1}, "prompt_logprobs")])
 def test_what_chat_does_not_do_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(ApiError, match=param) as caught:
         refuse_unsupported(chat(**fields))
@@ -82,7 +77,6 @@ def test_what_completions_do_not_do_is_refused(fields: dict[str, Any], param: st
 
 
 def test_harmless_spellings_of_unsupported_fields_are_accepted() -> None:
-    refuse_unsupported(chat(logprobs=False, tools=[{}], tool_choice="none"))
     refuse_unsupported(chat(logprobs=False, tools=[]))
     refuse_unsupported(completion(n=2, best_of=2, suffix="", echo=False, logprobs=None, use_beam_search=False))
 

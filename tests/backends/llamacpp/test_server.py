@@ -290,7 +290,7 @@ async def test_repeated_prompt_is_found_in_the_cache(client: Client) -> None:
         (CHAT, {"messages": []}, 400, "invalid_value", "messages"),
         (CHAT, {"messages": [user("x")], "temperature": "hot"}, 400, "invalid_value", "temperature"),
         (CHAT, {"messages": [user("x")], "model": "other"}, 404, "model_not_found", "model"),
-        (CHAT, {"messages": [user("x")], "tools": [{"a": 1}]}, 400, "unsupported_parameter", "tools"),
+        (CHAT, {"messages": [user("x")], "tools": [{"a": 1}]}, 400, "invalid_value", "tools.0.type"),
         (CHAT, {"messages": [user("x")], "logprobs": 5}, 400, "invalid_value", "logprobs"),
         (CHAT, {"messages": [user("x")], "top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
         (CHAT, {"messages": [user("x")], "logprobs": True, "top_logprobs": 21}, 400, "invalid_value", "top_logprobs"),

@@ -79,12 +79,13 @@ async def test_answer_may_do_without_a_thought(thinker: Thinker) -> None:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_thought_does_not_end_the_answer(thinker: Thinker, n: int) -> None:
-    """Not by an end of text: an answer without its JSON has not been finished. The thought is closed in time for one."""
+    """Not by an end of text: without its JSON an answer has not been finished. The thought is closed in time for it."""
     ends = {end: 50.0 for end in ("<|im_end|>", "<turn|>") if len(await thinker.client.tokens_of(end)) == 1}
     choice = await thinker.answer(
-        bias={thinker.opening: 60, thinker.closing: -100, **ends}, guided_json=SCHEMA, max_tokens=20, n=n
+        bias={thinker.opening: 60, thinker.closing: -100, **ends}, guided_json=SCHEMA, max_tokens=60, n=n
     )
-    assert choice["finish_reason"] == "length"
+    if choice["finish_reason"] == "stop":
+        thinker.check(choice)
     assert choice["message"]["content"].startswith("{")
     assert choice["message"]["reasoning"]
 

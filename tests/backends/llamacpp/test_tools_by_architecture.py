@@ -11,8 +11,6 @@ import pytest
 
 from tests.backends.llamacpp.worker import Client, Worker, started, user
 
-pytest.importorskip("backends.llamacpp.tools", reason="calls of tools are not there yet")
-
 CHAT = "/v1/chat/completions"
 PARAMETERS = {
     "type": "object",

@@ -81,6 +81,11 @@ class PrefixCache:
         """Whether a sequence can have so many cells more. Where each has a stream of its own, it always can."""
         return not self._cells.shares_cells or n_cells <= self.n_cells_left
 
+    def could_take(self, n_cells: int, *, besides: int | None) -> bool:
+        """Whether so many cells were free if everybody idle had gone, but for one."""
+        staying = self._running if besides is None else self._running | {besides}
+        return not self._cells.shares_cells or n_cells <= self._n_cells - self._tree.n_cells_of(staying)
+
     def n_cells_behind(self, match: Match) -> int:
         """Cells that are free when the matched sequence, idle, is cut where the match ends."""
         if match.seq_id is None or match.seq_id in self._running:

@@ -68,6 +68,14 @@ class PrefixTree:
             end -= len(node.tokens)
         return n_cells
 
+    def n_cells_of(self, holders: set[int]) -> int:
+        """Cells that some holders have, those they share counted once."""
+        nodes = {id(node): node for holder in holders if holder in self._ends for node in self._path(holder)}
+        return sum(
+            len(node.tokens) * len({copy for holder, copy in node.copies.items() if holder in holders})
+            for node in nodes.values()
+        )
+
     def is_covered(self, holder: int) -> bool:
         """Whether another holder has all of its tokens too."""
         return len(self._ends[holder].copies) > 1

@@ -231,8 +231,9 @@ class Scheduler:
         self._parting.clear()
         while (chosen := self._next()) is not None:
             sequence, match = chosen
-            has_room = self._has_room(match)
-            if not has_room and self.running and not self._fits(match, n_freed=self.cache.n_cells_behind(match)):
+            has_room = self._make_room_for(match)
+            fits_in_place = has_room or self._make_room_for(match, n_freed=self.cache.n_cells_behind(match))
+            if not fits_in_place and self.running:
                 return
             self._start(sequence, match, in_place=not has_room)
 
@@ -286,16 +287,18 @@ class Scheduler:
             return sequence.n_pending_tokens
         return parting - sequence.n_past
 
-    def _has_room(self, match: Match) -> bool:
-        while not self._fits(match):
-            if not self.cache.evict(besides=match.seq_id):
-                return False
+    def _make_room_for(self, match: Match, *, n_freed: int = 0) -> bool:
+        """Have idle sequences give way to a prompt, if it then fits beside the running ones; else they stay."""
+        n_needed = match.n_new_cells + self._n_promised() - n_freed
+        if not self.cache.could_take(n_needed, besides=match.seq_id):
+            return False
+        while not self.cache.can_take(n_needed) and self.cache.evict(besides=match.seq_id):
+            pass
         return True
 
-    def _fits(self, match: Match, *, n_freed: int = 0) -> bool:
-        """Whether there is room beside what the running ones have yet to compute, and for a next token of everybody."""
-        n_promised = sum(s.n_pending_tokens for s in self.running) + len(self.running) + 1
-        return self.cache.can_take(match.n_new_cells + n_promised - n_freed)
+    def _n_promised(self) -> int:
+        """Cells for what the running ones have yet to compute, and for a next token of everybody."""
+        return sum(s.n_pending_tokens for s in self.running) + len(self.running) + 1
 
     def _start(self, sequence: Sequence, match: Match, *, in_place: bool) -> None:
         self.waiting.remove(sequence)

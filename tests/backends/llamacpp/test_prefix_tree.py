@@ -72,6 +72,13 @@ class TreeMachine(RuleBasedStateMachine):
         freed = [cell for cell, _ in self.rows[holder][behind:] if cell not in others]
         assert self.tree.n_exclusive_cells(holder, behind=behind) == len(freed)
 
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data())
+    def n_cells_of_some_are_those_they_have_together(self, data: st.DataObject) -> None:
+        holders = data.draw(st.sets(st.sampled_from(sorted(self.rows))))
+        held = {cell for holder in holders for cell, _ in self.rows[holder]}
+        assert self.tree.n_cells_of(holders) == len(held)
+
     @rule(tokens=TOKENS)
     def find_yields_every_holder_with_its_longest_common_beginning(self, tokens: list[int]) -> None:
         found = list(self.tree.find(tokens))

@@ -378,6 +378,21 @@ def test_beginning_is_computed_by_another_when_the_first_leaves() -> None:
     assert follower.n_reused_tokens == 50
 
 
+def test_prompt_that_has_to_wait_for_cells_takes_none_from_idle_ones_meanwhile() -> None:
+    one = scheduler(n_parallel=3, n_ctx=200, n_cells=250)
+    idle = asked([1] * 40)
+    one.submit(idle)
+    advance(one)
+    one.release(idle)
+    running, waiting = asked([2] * 120), asked([3] * 150)
+    one.submit(running)
+    one.submit(waiting)
+    for _ in range(3):
+        advance(one)
+    assert list(one.waiting) == [waiting]
+    assert one.cache.find([1] * 41).n_tokens == 40
+
+
 def test_last_sequence_moves_up_where_others_have_left_for_good() -> None:
     fake = cells(shares_cells=False)
     one = Scheduler(fake_cache(fake, 4, ram_budget_bytes=100_000), n_ctx=200, n_batch=100)

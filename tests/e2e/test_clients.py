@@ -6,11 +6,13 @@ import http.client
 import json
 import subprocess
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import openai
 import pytest
 import requests
 from openai import OpenAI
+from pydantic import BaseModel, Field
 
 from tests.e2e.client import CHAT, COMPLETIONS, DONE, MODELS, Client, Json, chat, chunks, content_of, error_of
 from tests.e2e.program import KEY, OTHER_KEY, Program
@@ -71,6 +73,31 @@ def sdk(demo: Client) -> Iterator[OpenAI]:
     bearer = {"Authorization": f"Bearer {KEY}"}
     with OpenAI(base_url=demo.base_url + "/v1", api_key="not-needed", default_headers=bearer) as client:
         yield client
+
+
+class Weather(BaseModel):
+    """The weather of a city."""
+
+    city: str = Field(max_length=8)
+    unit: Literal["C", "F"]
+
+
+def test_python_sdk_calls_tools_and_sends_their_results(sdk: OpenAI) -> None:
+    tools = [openai.pydantic_function_tool(Weather)]
+    messages: list[Any] = [{"role": "user", "content": "The weather in Paris?"}]
+    with sdk.chat.completions.stream(
+        model=MODEL, messages=messages, tools=tools, tool_choice="required", parallel_tool_calls=False, max_tokens=80
+    ) as stream:
+        pieces = [event for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        (choice,) = stream.get_final_completion().choices
+    assert pieces
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Weather)
+    messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": "31 degrees"}]
+    answer = sdk.chat.completions.create(model=MODEL, messages=messages, tools=tools, tool_choice="none", max_tokens=6)
+    assert answer.choices[0].message.content
+    assert answer.choices[0].message.tool_calls is None
 
 
 def test_python_sdk_chats(sdk: OpenAI) -> None:

@@ -7,7 +7,7 @@ some. Ranges are OpenAI's, widened where vLLM is wider.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
@@ -76,6 +76,10 @@ class GenerationRequest(SamplingFields):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
+IMAGE_PARTS: Final = ("image_url", "input_image", "image")
+"""Types of the parts of a message that are images."""
+
+
 class Message(OpenModel):
     """One turn. `content` is text, a list of parts, or null (an assistant that only called tools)."""
 
@@ -83,9 +87,13 @@ class Message(OpenModel):
     content: str | list[dict[str, Any]] | None = None
 
     @property
-    def has_image(self) -> bool:
+    def n_images(self) -> int:
         parts = self.content if isinstance(self.content, list) else []
-        return any(part.get("type") in ("image_url", "input_image", "image") for part in parts)
+        return sum(part.get("type") in IMAGE_PARTS for part in parts)
+
+    @property
+    def has_image(self) -> bool:
+        return self.n_images > 0
 
 
 class TemplateFields(OpenModel):

@@ -10,6 +10,8 @@ from backends.llamacpp.choices import Choices, Display
 from backends.llamacpp.completion_prompts import completion_prompts
 from backends.llamacpp.engine import LlamaEngine
 from backends.llamacpp.guide import MakeGuide
+from backends.llamacpp.image_decoding import ImageError
+from backends.llamacpp.native import NativeError
 from backends.llamacpp.prompts import Prompt, UnsupportedContent
 from backends.llamacpp.requests import ApiError
 from backends.llamacpp.step_loop import Generation
@@ -37,6 +39,7 @@ async def chat_choices(engine: LlamaEngine, body: ChatCompletionRequest) -> Choi
         made, tools = await with_calls(engine, made, prompt, use)
     elif use is None and body.tools:
         made = without_calls(engine, made, prompt)
+    await _encode_images(engine, prompt)
     generations = [replace(one, thought=limit, n_logprobs=n_logprobs) for one in made]
     display = Display(logprobs=n_logprobs is not None, reasoning=body.include_reasoning is not False)
     is_bound = must_call or asked is not None
@@ -71,6 +74,18 @@ async def chat_prompt(engine: LlamaEngine, body: ChatCompletionRequest | Tokeniz
         raise ApiError(400, str(error), code="chat_template_error", param="messages") from error
     except UnsupportedContent as error:
         raise ApiError(400, str(error), code="unsupported_content", param="messages") from error
+    except ImageError as error:
+        raise ApiError(400, str(error), code=error.code, param="messages") from error
+
+
+async def _encode_images(engine: LlamaEngine, prompt: Prompt) -> None:
+    """Only for a request that is known to fit and to be right: nothing takes longer before the first token."""
+    if engine.vision is None or not prompt.pictures:
+        return
+    try:
+        await engine.vision.encode(prompt.pictures)
+    except NativeError as error:
+        raise ApiError(500, "an image could not be encoded", code="engine_failed") from error
 
 
 async def _generations(
@@ -79,7 +94,8 @@ async def _generations(
     loaded = engine.loaded
     made = requests.generations(body, prompt.tokens, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
     guides = await bad_words.guides(body, loaded.model)
-    return [replace(one, n_begun_tokens=prompt.n_begun_tokens, healing=prompt.healing, guides=guides) for one in made]
+    begun, healing, images = prompt.n_begun_tokens, prompt.healing, prompt.images
+    return [replace(one, n_begun_tokens=begun, healing=healing, guides=guides, images=images) for one in made]
 
 
 async def _constrained(

@@ -13,13 +13,15 @@ from backends.base import EngineFailure, EngineState, FailureReason
 from backends.llamacpp.embedding_loop import EmbeddingLoop
 from backends.llamacpp.embedding_queue import Vector
 from backends.llamacpp.grammar import GrammarCompiler
-from backends.llamacpp.loading import Loaded, load
+from backends.llamacpp.image_sources import ImageFetcher
+from backends.llamacpp.loading import Loaded, load, most_image_tokens
 from backends.llamacpp.native import Context, EmbeddingContext
 from backends.llamacpp.options import WorkerOptions
 from backends.llamacpp.prefix_cache import PrefixCache
 from backends.llamacpp.prompts import PromptBuilder
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.step_loop import Delta, Generation, StepLoop, StepStats
+from backends.llamacpp.vision import Vision
 
 _Arguments = TypeVarTuple("_Arguments")
 
@@ -59,6 +61,7 @@ class LlamaEngine:
         self._n_embedding = 0
         self._prompts: PromptBuilder | None = None
         self._grammars: GrammarCompiler | None = None
+        self.vision: Vision | None = None
         self.state = EngineState.STOPPED
         self.progress = 0.0
         self.failed = asyncio.Event()
@@ -74,7 +77,10 @@ class LlamaEngine:
             self._fail(failure)
             raise
         self._loaded = loaded
-        self._prompts = PromptBuilder(loaded.model, template=template, reasoning=self._options.reasoning_format)
+        self.vision = _vision(self._options, loaded)
+        self._prompts = PromptBuilder(
+            loaded.model, template=template, reasoning=self._options.reasoning_format, vision=self.vision
+        )
         await self._prompts.start()
         self._grammars = GrammarCompiler(loaded.model)
         if isinstance(loaded.context, EmbeddingContext):
@@ -123,6 +129,8 @@ class LlamaEngine:
             await self._prompts.close()
         if self._grammars is not None:
             await asyncio.to_thread(self._grammars.close)
+        if self.vision is not None:
+            await self.vision.close()
         if self._loaded is not None:
             self._loaded.context.close()
             self._loaded.model.close()
@@ -217,6 +225,18 @@ def _call_soon(
     """From the step thread; an event loop that has closed meanwhile has nobody left to tell."""
     if not event_loop.is_closed():
         event_loop.call_soon_threadsafe(callback, *arguments)
+
+
+def _vision(options: WorkerOptions, loaded: Loaded) -> Vision | None:
+    if loaded.encoder is None:
+        return None
+    return Vision(
+        loaded.encoder,
+        options.image_limits,
+        ImageFetcher(options.image_hosts, options.image_limits, allow_private=options.private_image_hosts),
+        max_tokens=most_image_tokens(options),
+        cache_bytes=options.image_cache_bytes,
+    )
 
 
 def _read_template(options: WorkerOptions) -> str | None:

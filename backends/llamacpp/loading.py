@@ -15,6 +15,7 @@ from backends.llamacpp.native import (
     ContextOptions,
     EmbeddingContext,
     EmbeddingOptions,
+    ImageEncoder,
     Model,
     NativeError,
     supports_gpu_offload,
@@ -42,7 +43,7 @@ _REASONS: Final = (
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """`n_ctx` is what one request (or one text to embed) may take, `n_ctx_total` what all share, `n_score_rows` see
-    `Scheduler`.
+    `Scheduler`. `encoder`: of images, where there is one.
     """
 
     model: Model
@@ -50,11 +51,14 @@ class Loaded:
     n_ctx: int
     n_ctx_total: int
     n_score_rows: int = 0
+    encoder: ImageEncoder | None = None
 
 
 def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded:
     """Blocks until the model is in memory. Raises `EngineFailure`."""
     check_file(options.model)
+    if options.mmproj is not None:
+        check_file(options.mmproj)
     if options.device == "cuda" and not supports_gpu_offload():
         raise EngineFailure(
             FailureReason.NO_GPU, "this build of llama.cpp sees no GPU: no card, no driver, or built without CUDA"
@@ -72,9 +76,27 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
         n_ctx_total = max(options.n_ctx_total or n_ctx * options.n_parallel, n_ctx)
         n_score_rows = max(min(_SCORE_BYTES // (4 * model.n_vocab), _MAX_SCORE_ROWS), 1)
         context = Context(model, _context_options(options, n_ctx, n_ctx_total, n_score_rows))
+        encoder = _encoder(options, model)
     except NativeError as error:
         raise _explain(error) from error
-    return Loaded(model, context, n_ctx, n_ctx_total, n_score_rows)
+    return Loaded(model, context, n_ctx, n_ctx_total, n_score_rows, encoder)
+
+
+def _encoder(options: WorkerOptions, model: Model) -> ImageEncoder | None:
+    if options.mmproj is None:
+        return None
+    return ImageEncoder(
+        options.mmproj,
+        model,
+        n_threads=options.n_threads,
+        use_gpu=options.device != "cpu",
+        n_ubatch=most_image_tokens(options),
+    )
+
+
+def most_image_tokens(options: WorkerOptions) -> int:
+    """Of an image whose tokens all have to be computed at once."""
+    return min(options.n_ubatch, options.n_batch)
 
 
 def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loaded:

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.vision import VisionStats
 
 _COUNTERS: Final = {
     "n_prompt_tokens": ("prompt_tokens", "Prompt tokens computed"),
@@ -24,6 +25,11 @@ _COUNTERS: Final = {
     "n_restores": ("prefix_restores", "Sequences put back from RAM"),
     "n_cache_checks": ("cache_checks", "Times the cache was compared with what llama.cpp holds"),
     "n_failed_steps": ("failed_steps", "Batches that llama.cpp did not compute"),
+}
+_IMAGE_COUNTERS: Final = {
+    "n_encoded": ("images_encoded", "Images the encoder was run for"),
+    "n_remembered": ("images_reused", "Images whose embeddings were still there"),
+    "encode_s": ("image_encode_seconds", "Time inside the image encoder"),
 }
 _GAUGES: Final = {
     "n_running": ("requests_running", "Sequences in the batch"),
@@ -41,8 +47,13 @@ class _EngineCollector(Collector):
         stats = self._engine.stats
         for field, (name, help_text) in _COUNTERS.items():
             yield CounterMetricFamily(f"gguf_worker_{name}", help_text, value=getattr(stats, field))
+        vision = self._engine.vision.stats if self._engine.vision is not None else VisionStats()
+        for field, (name, help_text) in _IMAGE_COUNTERS.items():
+            yield CounterMetricFamily(f"gguf_worker_{name}", help_text, value=getattr(vision, field))
         for field, (name, help_text) in _GAUGES.items():
             yield GaugeMetricFamily(f"gguf_worker_{name}", help_text, value=getattr(stats, field))
+        n_encoding = self._engine.vision.n_encoding if self._engine.vision is not None else 0
+        yield GaugeMetricFamily("gguf_worker_images_encoding", "Images in the encoder or waiting for it", n_encoding)
 
 
 def make_registry(engine: LlamaEngine) -> CollectorRegistry:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from backends.llamacpp.image_decoding import ImageLimits
 
 API_KEY_VARIABLE: Final = "GGUF_WORKER_API_KEY"
 CHECK_CACHE_VARIABLE: Final = "GGUF_WORKER_CHECK_CACHE"
@@ -17,7 +20,8 @@ DEFAULT_MAX_N_CTX: Final = 8192
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
     """`n_ctx` is the most tokens of one request (None: the model's, at most 8,192); `n_ctx_total` the cells shared by
-    all (None: `n_ctx` for each of `n_parallel`). An empty `api_key` lets everybody in. `checks_cache` is for tests."""
+    all (None: `n_ctx` for each of `n_parallel`). An empty `api_key` lets everybody in. Without an `mmproj` images are
+    refused; `image_hosts` are those that they may be fetched from. `checks_cache` is for tests."""
 
     model: Path
     aliases: tuple[str, ...]
@@ -44,6 +48,11 @@ class WorkerOptions:
     checks_cache: bool
     embedding: bool
     matryoshka: bool
+    mmproj: Path | None = None
+    image_limits: ImageLimits = field(default_factory=ImageLimits)
+    image_hosts: tuple[str, ...] = ()
+    private_image_hosts: bool = False
+    image_cache_bytes: int = 256 << 20
 
 
 def parse(argv: list[str] | None = None) -> WorkerOptions:
@@ -76,6 +85,11 @@ def parse(argv: list[str] | None = None) -> WorkerOptions:
         checks_cache=bool(os.environ.get(CHECK_CACHE_VARIABLE)),
         embedding=given.embedding,
         matryoshka=given.matryoshka,
+        mmproj=given.mmproj,
+        image_limits=ImageLimits(given.images_per_prompt, given.image_max_bytes, given.image_max_pixels),
+        image_hosts=tuple(given.image_host or ()),
+        private_image_hosts=given.private_image_hosts,
+        image_cache_bytes=given.image_cache_mib << 20,
     )
 
 
@@ -116,7 +130,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--embedding", action="store_true", help="make vectors of texts, also with a model that says nothing of it")
     add("--matryoshka", action="store_true", help="the model's vectors may be cut short: allow `dimensions`")
+    _add_image_options(add)
     return parser
+
+
+def _add_image_options(add: Callable[..., object]) -> None:
+    limits = ImageLimits()
+    add("--mmproj", type=Path, metavar="FILE", help="GGUF of the image encoder, for a model that takes images")
+    add("--images-per-prompt", type=_positive, default=limits.max_images)
+    add("--image-max-bytes", type=_positive, default=limits.max_bytes, help="of one image's file")
+    add("--image-max-pixels", type=_positive, default=limits.max_pixels, help="of one image")
+    add("--image-cache-mib", type=int, default=256, help="memory for encoded images that may be asked about again")
+    add("--image-host", action="append", metavar="HOST", help="host to fetch images from; may be repeated")
+    add("--private-image-hosts", action="store_true", help="let those hosts be in a private network")
 
 
 def _positive(text: str) -> int:

@@ -12,13 +12,20 @@ import orjson
 
 from backends.llamacpp.chat_template import ControlTexts, TemplateError, TemplateRenderer, segments
 from backends.llamacpp.healing import Healing, PieceTable
+from backends.llamacpp.image_decoding import ImageError
+from backends.llamacpp.image_marks import ImageMarks, in_parts
+from backends.llamacpp.image_runs import ImageRun
 from backends.llamacpp.native import Model
 from backends.llamacpp.reasoning import FORMATS, Begun, ReasoningFormat, begun, detect_format
 from backends.llamacpp.thought import ThoughtMarkers, thought_markers
 from backends.llamacpp.tools import formats
 from backends.llamacpp.tools.formats import ToolFormat
 from backends.llamacpp.tools.template import ToolTemplate
-from backends.openai_schema import ChatCompletionRequest, Message, TokenizeRequest
+from backends.llamacpp.vision import Picture, Vision
+from backends.openai_schema import IMAGE_PARTS, ChatCompletionRequest, Message, TokenizeRequest
+
+Segment = tuple[str, bool] | Picture
+"""Of a prompt: a text and whether control tokens are read in it, or an image."""
 
 
 class UnsupportedContent(Exception):
@@ -32,7 +39,8 @@ class Prompt:
     `after_reasoning`: the prompt closes the block, so that nothing but the answer is left to say.
 
     The last `n_begun_tokens` are those of an answer, or a thought, that is to be continued; `healing` where the very
-    last of them may have been written otherwise. `tools`: how a call would be written.
+    last of them may have been written otherwise. `tools`: how a call would be written. Where `images` are, `tokens`
+    holds numbers below 0; they have to be encoded, as the `pictures` they are of, before anything is generated.
     """
 
     tokens: list[int]
@@ -41,13 +49,18 @@ class Prompt:
     healing: Healing | None = None
     after_reasoning: bool = False
     tools: ToolFormat = formats.HERMES
+    images: tuple[ImageRun, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
 class PromptBuilder:
     """Renders and tokenises for one model. Tokenising long texts happens off the event loop."""
 
-    def __init__(self, model: Model, *, template: str | None, reasoning: str = "auto") -> None:
+    def __init__(
+        self, model: Model, *, template: str | None, reasoning: str = "auto", vision: Vision | None = None
+    ) -> None:
         self._model = model
+        self._vision = vision
         template = template or model.chat_template
         self.reasoning: ReasoningFormat | None = (
             detect_format(template or "") if reasoning == "auto" else FORMATS.get(reasoning)
@@ -74,25 +87,54 @@ class PromptBuilder:
             await self._renderer.close()
 
     async def chat(self, request: ChatCompletionRequest | TokenizeRequest) -> Prompt:
-        """Raises `TemplateError` and `UnsupportedContent`.
+        """Raises `TemplateError`, `UnsupportedContent` and `ImageError`.
 
         A final message that is to be continued is not rendered: templates trim it and leave its reasoning out. Its
         text is put, as it is, behind the generation prompt that the answer began with.
         """
         if self._renderer is None:
             raise TemplateError("this model has no chat template: use /v1/completions")
-        messages = [_plain_message(message) for message in request.messages or ()]
+        messages, marks = self._messages(request)
         final = messages.pop() if request.continue_final_message else None
-        shown = await self._tools.show(messages, request.tools or [], offered=request.tool_choice != "none")
-        given = {**request.rendered_kwargs, "messages": shown.messages, "tools": shown.tools}
-        masked = self._control.mask(given)
+        pictures = await self._vision.look_at(marks.urls) if self._vision is not None else []
         opens_turn = final is not None or request.add_generation_prompt is not False
-        rendered = await self._renderer.render({**masked.value, "add_generation_prompt": opens_turn})
+        shown = await self._tools.show(messages, request.tools or [], offered=request.tool_choice != "none")
+        variables = {**request.rendered_kwargs, "tools": shown.tools, "add_generation_prompt": opens_turn}
+        try:
+            rendered, parts = await self._render(shown.messages, variables, marks, pictures)
+        except TemplateError:
+            if not pictures:
+                raise
+            rendered, parts = await self._render(in_parts(shown.messages), variables, marks, pictures)
         answer = self._begun(rendered, final or {"role": "assistant", "content": ""})
-        prompt = await asyncio.to_thread(self._prompt, segments(rendered, masked), answer)
+        prompt = await asyncio.to_thread(self._prompt, parts, answer)
         closing = self.reasoning.closing if self.reasoning is not None else None
         is_after = closing is not None and rendered.rstrip().endswith(closing)
         return replace(prompt, after_reasoning=is_after, tools=shown.format)
+
+    def _messages(self, request: ChatCompletionRequest | TokenizeRequest) -> tuple[list[dict[str, Any]], ImageMarks]:
+        """As templates expect them, with marks in the places of images."""
+        given = request.messages or []
+        if self._vision is None and any(message.has_image for message in given):
+            message = "this engine takes text only: it was started without an image encoder"
+            raise ImageError(message, code="images_not_supported")
+        if request.continue_final_message and given and given[-1].has_image:
+            raise UnsupportedContent("a message that holds an image cannot be continued")
+        marks = ImageMarks()
+        return [_plain_message(message, marks) for message in given], marks
+
+    async def _render(
+        self, messages: list[dict[str, Any]], variables: dict[str, Any], marks: ImageMarks, pictures: list[Picture]
+    ) -> tuple[str, list[Segment]]:
+        """The prompt's text, and what it is made of."""
+        if self._renderer is None:
+            raise TemplateError("this model has no chat template: use /v1/completions")
+        masked = self._control.mask({**variables, "messages": messages})
+        rendered = await self._renderer.render(masked.value)
+        cut: list[Segment] = []
+        for part in marks.split(rendered):
+            cut += segments(part, masked) if isinstance(part, str) else [pictures[part]]
+        return rendered, cut
 
     async def _render_probe(self, variables: dict[str, Any]) -> str | None:
         if self._renderer is None:
@@ -124,14 +166,27 @@ class PromptBuilder:
                 self._thought_markers = thought_markers(format_, pieces, tokenize, model.eog_tokens)
             return self._thought_markers
 
-    def _prompt(self, parts: Sequence[tuple[str, bool]], answer: Begun) -> Prompt:
+    def _prompt(self, parts: Sequence[Segment], answer: Begun) -> Prompt:
         """Tokens of the template's `parts` and, apart from them, of the answer: nothing merges where it begins."""
-        tokens = self._tokenize_parts(parts)
-        if self._model.adds_bos and tokens[:1] != [self._model.bos_token]:
-            tokens.insert(0, self._model.bos_token)
+        bos = [self._model.bos_token] if self._model.adds_bos else []
+        tokens, images = list(bos), list[ImageRun]()
+        for part in parts:
+            if isinstance(part, Picture):
+                _add_picture(part, tokens, images)
+            else:
+                more = self._model.tokenize(part[0], parse_special=part[1])
+                tokens += more[1:] if tokens == bos == more[:1] else more  # most templates say it themselves
         begun_tokens = self._tokenize_parts(answer.pieces)
         healing = self._healing(begun_tokens[-1]) if tokens and begun_tokens else None
-        return Prompt(tokens + begun_tokens, answer.inside_reasoning, len(begun_tokens), healing)
+        pictures = tuple(part for part in parts if isinstance(part, Picture))
+        return Prompt(
+            tokens + begun_tokens,
+            answer.inside_reasoning,
+            len(begun_tokens),
+            healing,
+            images=tuple(images),
+            pictures=pictures,
+        )
 
     def _tokenize_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """`parts`: (text, whether control tokens are read in it)."""
@@ -186,12 +241,27 @@ class PromptBuilder:
         return self._show_markers(marker for format_ in formats.FORMATS for marker in format_.markers)
 
 
-def _plain_message(message: Message) -> dict[str, Any]:
-    """A message as templates expect it: text in one piece, tool arguments as objects, `developer` as `system`."""
+def _add_picture(picture: Picture, tokens: list[int], images: list[ImageRun]) -> None:
+    """Put an image behind what a prompt holds so far."""
+    for part in picture.parts:
+        if isinstance(part, list):
+            tokens += part
+        else:
+            images.append(ImageRun(len(tokens), part[0]))
+            tokens += part[1]
+
+
+def _plain_message(message: Message, marks: ImageMarks) -> dict[str, Any]:
+    """A message as templates expect it: text in one piece, tool arguments as objects, `developer` as `system`.
+
+    Images go into `marks`.
+    """
     plain = message.model_dump(exclude_none=True)
     plain["role"] = "system" if message.role == "developer" else message.role
     if isinstance(message.content, list):
-        plain["content"] = "".join(_text_of(part) for part in message.content)
+        plain["content"] = "".join(
+            marks.add(part) if part.get("type") in IMAGE_PARTS else _text_of(part) for part in message.content
+        )
     elif message.content is None:
         plain["content"] = ""
     calls = plain.get("tool_calls")

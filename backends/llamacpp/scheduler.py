@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from backends.llamacpp.image_runs import ImageRun, n_text_tokens, position_of, run_at
 from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS, Match, PrefixCache
 from backends.llamacpp.prefix_tree import common_prefix, outside_images
 
@@ -42,6 +43,7 @@ class Sequence:
 
     `n_repeated_tokens` of the generated ones say again what the prompt's text had said already: they do not count.
     `score_from`: the logits of every prompt token from this one on are wanted too; None for the last one's alone.
+    Where `images` are, tokens are below 0.
     """
 
     tokens: list[int]
@@ -54,6 +56,11 @@ class Sequence:
     came_at: int = 0
     n_preempted: int = 0
     score_from: int | None = None
+    images: tuple[ImageRun, ...] = ()
+
+    def position_of(self, index: int) -> int:
+        """llama.cpp's position of a token; an image may take fewer positions than tokens."""
+        return position_of(self.images, index) if self.images else index
 
     @property
     def n_generated_tokens(self) -> int:
@@ -71,12 +78,16 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `start` to `start + n_tokens` of a sequence; a next token is wanted when they are its last."""
+    """Tokens `start` to `start + n_tokens` of a sequence; a next token is wanted when they are its last.
+
+    All are text, or all of one `image`: then it is the only piece of its step.
+    """
 
     sequence: Sequence
     seq_id: int
     start: int
     n_tokens: int
+    image: ImageRun | None = None
 
     @property
     def wants_logits(self) -> bool:
@@ -108,6 +119,7 @@ class Scheduler:
         self._n_steps_with_gap = 0
         self._n_computed = 0
         self._parting: dict[Sequence, int] = {}  # where others wait for a prompt that is being computed
+        self._image_was_last = False
 
     @property
     def has_work(self) -> bool:
@@ -138,6 +150,8 @@ class Scheduler:
         self._close_gap()
         decoding = [s for s in self.running if s.is_decoding]
         prefilling = sorted((s for s in self.running if not s.is_decoding), key=self._turn)
+        if image := self._image_piece(prefilling, prompt_budget if decoding else self.n_batch):
+            return [image]
         pieces = [self._piece(s, 1) for s in decoding]
         if prefilling and not decoding:
             prompt_budget = max(prompt_budget, prefilling[0].n_pending_tokens)
@@ -147,15 +161,37 @@ class Scheduler:
             n_tokens = min(self._n_before_parting(sequence), budget)
             if n_tokens <= 0:
                 break
+            n_tokens = n_text_tokens(sequence.images, sequence.n_past, n_tokens)
             if sequence.score_from is not None:
                 n_tokens = min(n_tokens, max(sequence.score_from - sequence.n_past, 0) + n_rows)
-                if n_tokens == 0:
-                    continue  # others take the rows of this step
+            if n_tokens == 0:
+                continue  # others take this step, or its rows
             pieces.append(self._piece(sequence, n_tokens))
             budget -= n_tokens
             n_rows -= pieces[-1].n_outputs if sequence.score_from is not None else 0
         pieces.sort(key=lambda piece: piece.seq_id)
         return pieces
+
+    def _image_piece(self, prefilling: list[Sequence], budget: int) -> Piece | None:
+        """Of the first prompt that has come to an image; every other step, while there is anything else to compute.
+
+        In a step of its own: llama.cpp computes tokens or embeddings, not both at once.
+        """
+        at = [(sequence, run_at(sequence.images, sequence.n_past)) for sequence in prefilling]
+        sequence, run = next(((s, run) for s, run in at if run is not None), (None, None))
+        others = len(prefilling) < len(self.running) or any(run is None for _, run in at)
+        if sequence is None or run is None or sequence.seq_id is None or (others and self._image_was_last):
+            self._image_was_last = False
+            return None
+        n_tokens = run.end - sequence.n_past
+        if run.image.is_causal:
+            n_tokens = min(n_tokens, budget, self.n_batch)
+        while not self.cache.can_take(n_tokens + len(self.running)) and self.cache.evict():
+            pass
+        if others and not self.cache.can_take(n_tokens + len(self.running)):
+            return None  # they end, or give way
+        self._image_was_last = True
+        return Piece(sequence, sequence.seq_id, sequence.n_past, n_tokens, run)
 
     @staticmethod
     def _piece(sequence: Sequence, n_tokens: int) -> Piece:

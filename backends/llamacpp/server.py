@@ -153,10 +153,10 @@ async def tokenize(request: web.Request) -> web.Response:
         tokens = await engine.prompts.text(body.prompt, add_special=body.add_special_tokens is not False)
     else:
         tokens = (await chat_prompt(engine, body)).tokens
+    count = len(tokens)
+    tokens = [token for token in tokens if token >= 0]  # what stands for images is nobody's token
     token_strs = [engine.loaded.model.token_text(token) for token in tokens] if body.return_token_strs else None
-    return _json(
-        {"count": len(tokens), "max_model_len": engine.loaded.n_ctx, "tokens": tokens, "token_strs": token_strs}
-    )
+    return _json({"count": count, "max_model_len": engine.loaded.n_ctx, "tokens": tokens, "token_strs": token_strs})
 
 
 async def detokenize(request: web.Request) -> web.Response:

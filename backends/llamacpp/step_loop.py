@@ -17,6 +17,7 @@ from typing import Final
 from backends.llamacpp.detokenizer import TextStream
 from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.healing import Healing, Seam
+from backends.llamacpp.image_runs import ImageRun
 from backends.llamacpp.logprobs import Float32Array, RatedToken, rate, score
 from backends.llamacpp.native import Context, DecodeError, Model
 from backends.llamacpp.pace import Pace
@@ -56,6 +57,7 @@ class Generation:
     thought: ThoughtLimit | None = None
     n_logprobs: int | None = None
     scores_prompt: bool = False
+    images: tuple[ImageRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,11 +215,11 @@ class StepLoop:
         if generation.healing is not None:
             prompt, seam = prompt[:-1], generation.healing.begin()
         score_from = 0 if generation.scores_prompt else None
-        sequence = Sequence(prompt, len(prompt), generation.max_tokens, score_from=score_from)
+        sequence = Sequence(prompt, len(prompt), generation.max_tokens, score_from=score_from, images=generation.images)
         thought = generation.thought.begin(generation.max_tokens) if generation.thought is not None else None
         sampler = Sampler(
             generation.sampling,
-            prompt[:n_before],
+            [token for token in prompt[:n_before] if token >= 0] if generation.images else prompt[:n_before],
             self.model.eog_tokens,
             said_tokens=prompt[n_before:],
             seam=seam,
@@ -238,10 +240,14 @@ class StepLoop:
         self._note_load()
         if not pieces:
             return []
-        n_rows = self._fill(pieces)
+        image = pieces[0].image
+        n_rows = self._fill(pieces) if image is None else 0
         started = time.perf_counter()
         try:
-            self.context.decode(n_rows)
+            if image is None:
+                self.context.decode(n_rows)
+            else:
+                self._decode_image(pieces[0], image)
         except DecodeError as error:
             return self._recover(error)
         elapsed_s = time.perf_counter() - started
@@ -261,13 +267,21 @@ class StepLoop:
             tokens, start, n_tokens = piece.sequence.tokens, piece.start, piece.n_tokens
             end = row + n_tokens
             context.token[row:end] = tokens[start : start + n_tokens] if n_tokens > 1 else tokens[start]
-            context.pos[row:end] = range(start, start + n_tokens) if n_tokens > 1 else start
+            position = piece.sequence.position_of(start)
+            context.pos[row:end] = range(position, position + n_tokens) if n_tokens > 1 else position
             context.seq_id[row:end] = piece.seq_id
             context.wants_logits[row:end] = 0
             if (n_outputs := piece.n_outputs) > 0:
                 context.wants_logits[end - n_outputs : end] = 1
             row = end
         return row
+
+    def _decode_image(self, piece: Piece, run: ImageRun) -> None:
+        rows = slice(piece.start - run.start, piece.start - run.start + piece.n_tokens)
+        position = piece.sequence.position_of(run.start)
+        self.context.decode_embeddings(
+            run.image, rows, seq_id=piece.seq_id, position=position, wants_logits=piece.wants_logits
+        )
 
     def _sample(self, pieces: list[Piece]) -> list[Delta]:
         n_rows = sum(piece.n_outputs for piece in pieces)

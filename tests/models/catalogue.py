@@ -13,13 +13,18 @@ from tests.models.bert import bert
 from tests.models.gemma import GEMMA3_270M, gemma3, gemma4
 from tests.models.gguf_file import ModelFile, ModelOptions
 from tests.models.mamba import mamba
-from tests.models.qwen import QWEN3_0_6B, qwen2, qwen3, qwen3_embedding
+from tests.models.projectors import gemma3_mmproj, gemma4_mmproj, qwen2vl_mmproj
+from tests.models.qwen import QWEN3_0_6B, qwen2, qwen2vl, qwen3, qwen3_embedding
 
 MODELS: Final[dict[str, Callable[[ModelOptions], ModelFile]]] = {
     "qwen3": qwen3,
     "qwen2": qwen2,
     "gemma4": gemma4,
     "gemma3": gemma3,
+    "qwen2vl": qwen2vl,
+    "gemma3-mmproj": gemma3_mmproj,
+    "gemma4-mmproj": gemma4_mmproj,
+    "qwen2vl-mmproj": qwen2vl_mmproj,
     "mamba": mamba,
     "bert": bert,
     "bert-cls": partial(bert, pooling=gguf.PoolingType.CLS),

@@ -51,6 +51,10 @@ class ModelFile:
         """Rows that are only looked up."""
         self._add(f"{name}.weight", self._draw(n_rows, n_columns, scale=1.0), gguf.GGMLQuantizationType.F16)
 
+    def random(self, name: str, *shape: int, scale: float) -> None:
+        """A tensor of any shape, slowest dimension first."""
+        self.vector(name, self._draw(*shape, scale=scale))
+
     def norm(self, name: str, n: int, *, scale: float = 1.0) -> None:
         self.vector(f"{name}.weight", scale * (1 + self._draw(n, scale=0.1)))
 

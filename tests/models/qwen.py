@@ -43,6 +43,16 @@ def qwen2(options: ModelOptions, shape: QwenShape = TINY_QWEN2) -> ModelFile:
     return file
 
 
+def qwen2vl(options: ModelOptions, shape: QwenShape = TINY_QWEN2) -> ModelFile:
+    """Qwen2 with positions in time, rows and columns."""
+    file = ModelFile("qwen2vl", "tiny qwen2vl", options)
+    _hyperparameters(file, shape)
+    file.writer.add_rope_dimension_sections([2, 3, 3, 0])
+    vocabulary = tokenizers.qwen2(options.n_vocab)
+    _tensors(file, shape, vocabulary, qk_norm=False, tied=True)
+    return file
+
+
 def qwen3_embedding(options: ModelOptions, shape: QwenShape = TINY) -> ModelFile:
     file = ModelFile("qwen3", "tiny qwen3 embedding", options)
     _hyperparameters(file, shape)

@@ -14,7 +14,7 @@ SMALL = [name for name in MODELS if name not in ("qwen3-0.6b", "gemma3-270m")]
 @pytest.mark.parametrize("name", SMALL)
 def test_a_model_is_small_and_the_same_every_time(name: str, tmp_path: Path) -> None:
     first, second = write(name, tmp_path / "a.gguf"), write(name, tmp_path / "b.gguf")
-    assert 2**18 < first.stat().st_size < 2**21
+    assert (2**16 if name.endswith("-mmproj") else 2**18) < first.stat().st_size < 2**21
     assert hashlib.sha256(first.read_bytes()).digest() == hashlib.sha256(second.read_bytes()).digest()
     assert first.read_bytes() != write(name, second, ModelOptions(seed=2)).read_bytes()
 

@@ -83,7 +83,7 @@ def gemma4(n_vocab: int = 0) -> Vocabulary:
 
 def gemma3(n_vocab: int = 0) -> Vocabulary:
     """Gemma 4's, with Gemma 3's turns. (The real one is of SentencePiece, whose pieces need scores.)"""
-    vocabulary = _gemma("gemma4", n_vocab, turns="<start_of_turn> <end_of_turn>")
+    vocabulary = _gemma("gemma4", n_vocab, turns="<start_of_turn> <end_of_turn> <start_of_image> <end_of_image>")
     vocabulary.chat_template = _template("gemma3")
     return vocabulary
 

@@ -18,6 +18,7 @@ from backends.llamacpp.native.context import Context, ContextOptions
 from backends.llamacpp.native.embedding import EmbeddingContext, EmbeddingOptions
 from backends.llamacpp.native.library import DecodeError, NativeError, on_abort, supports_gpu_offload
 from backends.llamacpp.native.model import Model
+from backends.llamacpp.native.vision import ImageEncoder, PreparedImage
 
 __all__ = [
     "Context",
@@ -25,8 +26,10 @@ __all__ = [
     "DecodeError",
     "EmbeddingContext",
     "EmbeddingOptions",
+    "ImageEncoder",
     "Model",
     "NativeError",
+    "PreparedImage",
     "on_abort",
     "supports_gpu_offload",
 ]

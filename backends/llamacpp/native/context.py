@@ -11,6 +11,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from backends.llamacpp.image_runs import ImageTokens
+from backends.llamacpp.native.image_positions import ImagePositions
 from backends.llamacpp.native.library import DecodeError, NativeError, forget_log, recent_log
 from backends.llamacpp.native.model import Model
 
@@ -90,6 +92,7 @@ class Context:
         self.shares_cells = options.unified or options.n_parallel == 1
         self._in_transit: set[int] = set()  # copies between streams that the next `decode` makes before anything else
         self._scratch: State = np.empty(0, np.uint8)
+        self._images = ImagePositions()
         n_batch = options.n_batch
         self.token: Int32Array = np.zeros(n_batch, np.int32)
         self.pos: Int32Array = np.zeros(n_batch, np.int32)
@@ -128,6 +131,39 @@ class Context:
         if code != 0:
             raise DecodeError(code, recent_log())
 
+    def decode_embeddings(
+        self, image: ImageTokens, rows: slice, *, seq_id: int, position: int, wants_logits: bool
+    ) -> None:
+        """Compute `rows` of an image, which begins at `position` of a sequence, from their embeddings.
+
+        Blocks, without the interpreter lock. `wants_logits`: of the last of them. Raises `DecodeError`.
+        """
+        if image.embeddings is None:
+            raise ValueError("the image is not encoded yet")
+        embeddings = image.embeddings[rows]
+        positions = np.ascontiguousarray(image.positions(position)[:, rows])
+        n_rows = len(embeddings)
+        self.seq_id[:n_rows] = seq_id
+        self.wants_logits[:n_rows] = 0
+        self.wants_logits[n_rows - 1] = wants_logits
+        batch = self._make_batch()
+        batch.n_tokens = n_rows
+        batch.token = None
+        batch.embd = ctypes.cast(embeddings.ctypes.data, ctypes.POINTER(ctypes.c_float))
+        batch.pos = ctypes.cast(positions.ctypes.data, ctypes.POINTER(ctypes.c_int32))
+        if not image.is_causal:
+            llama_cpp.llama_set_causal_attn(self._handle, False)
+        try:
+            code = llama_cpp.llama_decode(self._handle, batch)
+        finally:
+            if not image.is_causal:
+                llama_cpp.llama_set_causal_attn(self._handle, True)
+        self._in_transit.clear()
+        if code != 0:
+            raise DecodeError(code, recent_log())
+        if image.n_positions != image.n_tokens:
+            self._images.note(seq_id, position, (rows.start or 0) + n_rows, image.n_positions)
+
     def logits(self, n_rows: int) -> Float32Array:
         """Logits of the rows that wanted them, in batch order: float32[n_rows, n_vocab].
 
@@ -150,7 +186,7 @@ class Context:
 
     def n_tokens(self, seq_id: int) -> int:
         """How far a sequence's cells go."""
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)) + 1
+        return self._images.n_tokens(seq_id, int(llama_cpp.llama_memory_seq_pos_max(self._memory, seq_id)))
 
     def can_keep(self, seq_id: int, n_tokens: int) -> bool:
         """Whether a sequence can be gone on with behind its first `n_tokens`."""
@@ -164,15 +200,18 @@ class Context:
     def forget(self, seq_id: int) -> None:
         """Free every cell of a sequence."""
         llama_cpp.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+        self._images.truncate(seq_id, 0)
 
     def keep_prefix(self, seq_id: int, n_tokens: int) -> bool:
-        """Drop a sequence's cells from position `n_tokens` on.
+        """Drop a sequence's cells behind its first `n_tokens`.
 
         False, with nothing of the sequence left, where this model's memory cannot be cut there (a recurrent state, or
         a sliding window that has moved past).
         """
         can_cut = n_tokens > 0 and self.can_keep(seq_id, n_tokens)
-        if can_cut and llama_cpp.llama_memory_seq_rm(self._memory, seq_id, n_tokens, -1):
+        position = self._images.position_of(seq_id, n_tokens)
+        if can_cut and llama_cpp.llama_memory_seq_rm(self._memory, seq_id, position, -1):
+            self._images.truncate(seq_id, n_tokens)
             return True
         self.forget(seq_id)
         return n_tokens == 0
@@ -197,13 +236,14 @@ class Context:
         if not self.can_fork(source, n_tokens):
             return False
         if self.forks_share_cells:
-            end = n_tokens if self.cuts_anywhere else -1
+            end = self._images.position_of(source, n_tokens) if self.cuts_anywhere else -1
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
         elif not self.shares_cells and (self._is_offloaded or not self.cuts_anywhere):
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self._in_transit |= {source, target}
         elif not self._copy(source, target):
             return False
+        self._images.copy(source, target)
         return self.keep_prefix(target, n_tokens)
 
     def _copy(self, source: int, target: int) -> bool:
@@ -217,7 +257,9 @@ class Context:
         return int(llama_cpp.llama_state_seq_get_size(self._handle, seq_id))
 
     def save(self, seq_id: int) -> State | None:
-        """A copy of everything that a sequence has in memory."""
+        """A copy of everything that a sequence has in memory; None where that alone would not tell its positions."""
+        if seq_id in self._images:
+            return None
         state: State = np.empty(self.state_size(seq_id), np.uint8)
         return state if self._read_state(seq_id, state) else None
 

@@ -47,7 +47,8 @@ def _on_log(level: int, text: bytes | None, _user_data: object) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-llama_cpp.llama_log_set(_on_log, ctypes.c_void_p(0))
+LOG_CALLBACK: Final = _on_log
+llama_cpp.llama_log_set(LOG_CALLBACK, ctypes.c_void_p(0))
 
 
 def recent_log() -> tuple[str, ...]:

@@ -158,7 +158,7 @@ async def test_what_a_tool_says_does_not_end_its_result(client: Client, architec
 async def test_image_is_refused(client: Client, architecture: Architecture) -> None:
     parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:image/png,"}}]
     status, error = await client.error(CHAT, {"messages": [{"role": "user", "content": parts}]})
-    assert (status, error["code"], error["param"]) == (400, "unsupported_content", "messages")
+    assert (status, error["code"], error["param"]) == (400, "images_not_supported", "messages")
 
 
 @only(MAMBA)

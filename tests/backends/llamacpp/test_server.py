@@ -301,7 +301,7 @@ async def test_repeated_prompt_is_found_in_the_cache(client: Client) -> None:
             CHAT,
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]},
             400,
-            "unsupported_content",
+            "images_not_supported",
             "messages",
         ),
         (CHAT, {"messages": [user("x " * 2000)]}, 400, "context_length_exceeded", "prompt"),

@@ -18,11 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import structlog
+
 from backends.base import Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
 from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
 from weights.refs import WeightsMissing, resolve
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 FAILURE_MARKER = "ENGINE_FAILURE "
 KEY_VARIABLE = "GGUF_WORKER_API_KEY"
@@ -34,7 +38,8 @@ _TELLING = re.compile(r"GGML_ASSERT|\berror\b|Error: ", re.IGNORECASE)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaCppSpec:
     """One worker. `n_ctx` is the context of one request; `n_ctx_total` the cache cells of all, n_ctx * n_parallel
-    when absent. `runtime_dir` holds the socket and is made, readable by nobody else, when it is not there.
+    when absent. `runtime_dir` holds the socket and is made, readable by nobody else, when it is not there. `mmproj` is
+    the file that lets the model see images; where it is missing the engine runs without, and refuses them.
     """
 
     weights: str
@@ -58,6 +63,10 @@ class LlamaCppSpec:
     embeds: bool = False
     matryoshka: bool = False
     load_timeout_s: float = 600.0
+    mmproj: str | None = None
+    images_per_prompt: int = 8
+    image_hosts: tuple[str, ...] = ()
+    private_image_hosts: bool = False
 
 
 def llamacpp_engine(spec: LlamaCppSpec, *, name: str = "llama.cpp", stop_grace_s: float = 10.0) -> SupervisedEngine:
@@ -82,7 +91,7 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
     socket = new_socket(spec.runtime_dir)
     key = secrets.token_urlsafe(32)
     return LaunchPlan(
-        argv=argv(spec, model=model, socket=socket),
+        argv=argv(spec, model=model, mmproj=_mmproj(spec), socket=socket),
         env=environment(spec, key, os.environ),
         endpoint=Endpoint(
             "http://localhost",
@@ -98,7 +107,18 @@ def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
     )
 
 
-def argv(spec: LlamaCppSpec, *, model: Path, socket: Path) -> tuple[str, ...]:
+def _mmproj(spec: LlamaCppSpec) -> Path | None:
+    """A model that cannot see is worth more than none: only the log tells of a missing file."""
+    if spec.mmproj is None:
+        return None
+    try:
+        return resolve(spec.mmproj)
+    except WeightsMissing as error:
+        _log.warning("an engine starts without images", model=spec.alias, why=str(error))
+        return None
+
+
+def argv(spec: LlamaCppSpec, *, model: Path, socket: Path, mmproj: Path | None = None) -> tuple[str, ...]:
     """The worker's command line; what the specification leaves to the worker is left out."""
     options: dict[str, object | None] = {
         "--model": model,
@@ -117,9 +137,17 @@ def argv(spec: LlamaCppSpec, *, model: Path, socket: Path) -> tuple[str, ...]:
         "--cache-type-v": spec.cache_type_v,
         "--reasoning-format": spec.reasoning_format,
         "--chat-template-file": spec.chat_template_file,
+        "--mmproj": mmproj,
+        "--images-per-prompt": spec.images_per_prompt if mmproj else None,
     }
     given = [text for option, value in options.items() if value is not None for text in (option, str(value))]
-    switches = {"--no-mmap": not spec.use_mmap, "--embedding": spec.embeds, "--matryoshka": spec.matryoshka}
+    given += [text for host in spec.image_hosts if mmproj for text in ("--image-host", host)]
+    switches = {
+        "--no-mmap": not spec.use_mmap,
+        "--embedding": spec.embeds,
+        "--matryoshka": spec.matryoshka,
+        "--private-image-hosts": bool(mmproj) and spec.private_image_hosts,
+    }
     on = [switch for switch, is_on in switches.items() if is_on]
     return (sys.executable, "-m", "backends.llamacpp", *given, *on)
 

@@ -43,7 +43,7 @@ def upper_bound(request: ChatCompletionRequest) -> int:
         if isinstance(message.content, str):
             n_bytes += len(message.content.encode())
         else:
-            n_images += message.has_image
+            n_images += message.n_images
             parts = message.content or []
             n_bytes += sum(len(str(part.get("text") or "").encode()) for part in parts)
         if message.model_extra:

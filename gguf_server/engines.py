@@ -66,7 +66,16 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         embeds=service.task == "embed",
         matryoshka=engine.matryoshka,
         load_timeout_s=engine.load_timeout_s,
+        mmproj=_mmproj(engine, service),
+        images_per_prompt=engine.images_per_prompt,
+        image_hosts=service.image_hosts,
+        private_image_hosts=engine.private_image_hosts,
     )
+
+
+def _mmproj(engine: LlamaCppEngineSettings | LlamaServerEngineSettings, service: ServiceSettings) -> str | None:
+    """An engine's own image encoder belongs to its own weights, and fits no others."""
+    return service.mmproj or (engine.mmproj if service.weights is None else None)
 
 
 def _vllm_spec(engine: VllmEngineSettings, service: ServiceSettings, runtime_dir: Path) -> VllmSpec:
@@ -93,6 +102,7 @@ def _vllm_spec(engine: VllmEngineSettings, service: ServiceSettings, runtime_dir
         tool_call_parser=engine.tool_call_parser,
         images_per_prompt=engine.images_per_prompt,
         embeds=service.task == "embed",
+        image_hosts=service.image_hosts,
         extra_args=engine.extra_args,
         load_timeout_s=engine.load_timeout_s,
     )
@@ -119,7 +129,7 @@ def _llama_server_spec(
         runtime_dir=runtime_dir,
         n_ctx=service.max_model_len,
         binary=engine.binary,
-        mmproj=engine.mmproj,
+        mmproj=_mmproj(engine, service),
         device=engine.device,
         cuda_device=engine.cuda_device,
         n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES),

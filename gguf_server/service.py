@@ -16,7 +16,7 @@ from backends.openai_schema import (
     GenerationRequest,
     Message,
 )
-from gguf_server import context
+from gguf_server import context, images
 from gguf_server.admission import Admission
 from gguf_server.chain import EngineChain
 from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
@@ -152,7 +152,7 @@ class Service:
     async def prepare_chat(self, request: ChatCompletionRequest, serving: Serving, request_id: str) -> Prepared:
         """The engine's body of a chat. Raises `ContextExceeded`, `BadRequest` and `EngineError`."""
         settings = self.settings
-        _check_images(request.messages, allowed=settings.images)
+        images.check(request.messages, settings)
         messages = [_normal(message) for message in request.messages]
         kwargs = request.template_kwargs
         if request.reasoning_effort == "none":
@@ -222,17 +222,3 @@ def _normal(message: Message) -> Message:
     if reasoning := spelt.get("reasoning") or spelt.get("reasoning_content"):
         update |= {"reasoning": reasoning, "reasoning_content": reasoning}
     return message.model_copy(update=update) if update else message
-
-
-def _check_images(messages: list[Message], *, allowed: bool) -> None:
-    """Images come inside the body: an engine that fetched an address would do it from inside the building."""
-    for message in messages:
-        if not message.has_image:
-            continue
-        if not allowed:
-            raise BadRequest("this model takes text only, not images", param="messages", code="images_not_supported")
-        for part in message.content if isinstance(message.content, list) else ():
-            image = part.get("image_url")
-            url = image.get("url") if isinstance(image, dict) else image
-            if part.get("type") != "text" and not str(url or "").startswith("data:image/"):
-                raise BadRequest("an image has to be a data: URL", param="messages", code="remote_image_refused")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
 
 
@@ -56,6 +57,13 @@ class LlamaCppEngineSettings(Strict):
         "auto", description="cuda refuses to start without a card; auto takes one where it finds one."
     )
     weights: str | None = Field(None, description="GGUF of this engine; the service's `weights` goes before it.")
+    mmproj: str | None = Field(
+        None,
+        description="GGUF of the image encoder, for a model that takes images. Where the file is missing, and where "
+        "the service's `weights` go before the engine's, the engine refuses images.",
+    )
+    images_per_prompt: int = Field(8, ge=1, description="Most images in one request.")
+    private_image_hosts: bool = Field(False, description="Let the `image_hosts` be in a private network.")
     cuda_device: int | None = Field(None, ge=0, description="Index of the card; all visible cards when absent.")
     n_gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them.")
     n_parallel: int | None = Field(None, ge=1, le=256, description="Sequences at once; max_concurrent when absent.")
@@ -208,6 +216,7 @@ class ServiceSettings(Strict):
         "generate", description="embed: the model makes vectors of texts, which /v1/embeddings gives."
     )
     weights: str | None = Field(None, description="Path, hf:REPO/FILE or pkg:NAME. Goes before the engines' own.")
+    mmproj: str | None = Field(None, description="Image encoder of these weights. Goes before the engines' own.")
     engines: tuple[EngineSettings, ...] = Field(min_length=1, description="The chain, most wanted first.")
     max_model_len: int = Field(ge=256, description="Context of one request, tokens.")
     max_concurrent: int = Field(4, ge=1, description="Requests computed at once.")
@@ -222,6 +231,9 @@ class ServiceSettings(Strict):
     sampling: SamplingDefaults = SamplingDefaults()
     enable_thinking: bool | None = Field(None, description="Default of `enable_thinking`; absent: the template's own.")
     images: bool = Field(False, description="Whether messages may hold images.")
+    image_hosts: tuple[HostName, ...] = Field(
+        (), description="Hosts that an image's address may name, for the engine to fetch it; else data: URLs alone."
+    )
 
     @model_validator(mode="after")
     def _engines_can_embed(self) -> ServiceSettings:

@@ -42,6 +42,7 @@ def environment(spec: VllmSpec, key: str, inherited: Mapping[str, str], *, plugi
     env |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOGGING_COLOR": "0", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false"}
     env["VLLM_SERVER_DEV_MODE"] = "0"  # its paths ask for no key
     env["VLLM_ENGINE_READY_TIMEOUT_S"] = str(math.ceil(spec.load_timeout_s))
+    env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # from a host that is trusted to one that is not
     env["PYTHONSAFEPATH"] = "1"  # else a folder named vllm where the gateway was started would be taken for vLLM
     if spec.cuda_device is not None:
         env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(spec.cuda_device)}
@@ -65,7 +66,8 @@ def _about_the_model(spec: VllmSpec) -> list[str]:
     if spec.images_per_prompt > 0:
         limits = {"image": spec.images_per_prompt, "audio": 0, "video": 0}
         line += ["--limit-mm-per-prompt", json.dumps(limits, separators=(",", ":"))]
-        line += ["--allowed-media-domains", _NO_DOMAIN]  # an address in a message must not make vLLM fetch it
+        # an address in a message must not make vLLM fetch it, unless from a host that is trusted
+        line += ["--allowed-media-domains", *(spec.image_hosts or (_NO_DOMAIN,))]
     if spec.enforce_eager:
         line.append("--enforce-eager")
     return line

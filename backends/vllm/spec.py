@@ -41,5 +41,6 @@ class VllmSpec:
     tool_call_parser: str | None = None
     images_per_prompt: int = 0
     embeds: bool = False
+    image_hosts: tuple[str, ...] = ()
     extra_args: tuple[str, ...] = ()
     load_timeout_s: float = 900.0

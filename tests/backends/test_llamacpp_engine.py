@@ -55,6 +55,25 @@ def test_engine_for_embeddings_is_told_so_and_asked_for_a_vector_first(tmp_path:
     assert smallest_request(plan.endpoint) == ("/v1/embeddings", {"input": "Hi"})
 
 
+def test_command_line_of_a_model_that_sees() -> None:
+    spec = replace(SPEC, images_per_prompt=3, image_hosts=("a.example", "b.example"), private_image_hosts=True)
+    line = argv(spec, model=MODEL, socket=SOCKET, mmproj=Path("eyes.gguf"))
+    assert option(line, "--mmproj") == "eyes.gguf"
+    assert option(line, "--images-per-prompt") == "3"
+    assert [line[i + 1] for i, text in enumerate(line) if text == "--image-host"] == ["a.example", "b.example"]
+    assert line[-1] == "--private-image-hosts"
+    assert not [text for text in argv(spec, model=MODEL, socket=SOCKET) if "image" in text or "mmproj" in text]
+
+
+def test_engine_starts_without_images_where_their_encoder_is_missing(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.touch()
+    spec = replace(SPEC, weights=str(model), mmproj=str(tmp_path / "none.gguf"), runtime_dir=tmp_path / "run")
+    assert "--mmproj" not in launch_plan(spec).argv
+    (tmp_path / "none.gguf").touch()
+    assert option(tuple(launch_plan(spec).argv), "--mmproj") == str(tmp_path / "none.gguf")
+
+
 def test_processor_engine_sees_no_card() -> None:
     env = environment(replace(SPEC, device="cpu", cuda_device=1), "key", {"CUDA_VISIBLE_DEVICES": "0"})
     assert env["CUDA_VISIBLE_DEVICES"] == ""

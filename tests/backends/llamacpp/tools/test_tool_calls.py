@@ -66,7 +66,7 @@ def tool(name: str, required: list[str] | None = None, **properties: Any) -> dic
 WEATHER = tool("get_weather", city={"type": "string", "maxLength": 8}, unit={"enum": ["C", "F"]})
 CLOCK = tool("clock.now")
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
-ASK = [user("What is the weather in Huế?")]
+ASK = [user("What is the weather in Paris?")]
 
 
 def call(city: str, id_: str = "a1") -> dict[str, Any]:

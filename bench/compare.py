@@ -22,6 +22,7 @@ import orjson
 
 from bench.load import Target, Workload, first_model, run_load
 from bench.result import LoadResult, summarise
+from bench.steps import decode_share, read_steps
 
 CAVEAT = (
     "Only ratios from one interleaved run mean anything: the absolute figures drift with the machine. "
@@ -29,7 +30,7 @@ CAVEAT = (
 )
 HEADINGS = (
     "streams", "target", "tok/s (min–max)", "ratio", "TTFT p50 s", "ratio", "TTFT p95 s",
-    "gap p50 ms", "gap p95 ms", "prompt tok (cached)", "errors",
+    "gap p50 ms", "gap p95 ms", "prompt tok (cached)", "requests/s", "in llama_decode", "errors",
 )  # fmt: skip
 
 Cell = tuple[int, str]
@@ -50,20 +51,28 @@ class Plan:
 async def compare(plan: Plan) -> Results:
     """Raises `RuntimeError` if a target fails its warm-up. Targets get the same prompts, each prompt once."""
     for target in plan.targets:
-        await _warm_up(target, plan.workload)
+        await warm_up(target, plan.workload)
     results: dict[Cell, list[LoadResult]] = {}
     for streams in plan.streams:
         for turn in range(plan.repeat):
             seed = f"{plan.workload.seed}/{streams}/{turn}"
             workload = replace(plan.workload, streams=streams, seed=seed)
             for target in plan.targets:
-                result = summarise(await run_load(target, workload), workload)
+                result = await measure(target, workload)
                 results.setdefault((streams, target.name), []).append(result)
                 _progress(target, streams, turn, result)
     return results
 
 
-async def _warm_up(target: Target, workload: Workload) -> None:
+async def measure(target: Target, workload: Workload) -> LoadResult:
+    """One run, with what the target says of its own steps."""
+    before = await read_steps(target)
+    requests = await run_load(target, workload)
+    return replace(summarise(requests, workload), decode_share=decode_share(before, await read_steps(target)))
+
+
+async def warm_up(target: Target, workload: Workload) -> None:
+    """Raises `RuntimeError` if the target does not answer."""
     workload = replace(workload, streams=1, requests_per_stream=1, max_tokens=8, seed=f"{workload.seed}/warm-up")
     for request in await run_load(target, workload):
         if request.error is not None:
@@ -105,6 +114,8 @@ def _row(streams: int, name: str, runs: Sequence[LoadResult], base: Sequence[Loa
         f"{median(run.gap_p50_s for run in runs) * 1000:.1f}",
         f"{median(run.gap_p95_s for run in runs) * 1000:.1f}",
         f"{prompt_tokens} ({cached_tokens})" if prompt_tokens else "not told",
+        f"{median(run.requests_per_s for run in runs):.2f}",
+        _decode_share(runs),
         str(sum(len(run.errors) for run in runs)),
     ]
 
@@ -114,10 +125,15 @@ def _ratio(values: Sequence[float], base: Sequence[float]) -> str:
     return f"{median(ratios):.2f}" if ratios else "–"
 
 
+def _decode_share(runs: Sequence[LoadResult]) -> str:
+    shares = [run.decode_share for run in runs if run.decode_share is not None]
+    return f"{median(shares):.3f}" if shares else "–"
+
+
 def report(plan: Plan, results: Results) -> dict[str, object]:
     """For `--out`: every run's figures and how they were taken, without keys."""
     runs = [
-        {"streams": streams, "target": name, "repetition": turn, **asdict(run)}
+        {"streams": streams, "target": name, "repetition": turn, **asdict(run), "requests_per_s": run.requests_per_s}
         for (streams, name), of_cell in results.items()
         for turn, run in enumerate(of_cell)
     ]

@@ -54,11 +54,16 @@ class Workload:
 
 @dataclass(slots=True)
 class Request:
-    """One request as the client saw it, in seconds of the clock; `chunk_s`: when chunks with text arrived."""
+    """One request as the client saw it, in seconds of the clock.
+
+    `chunk_s`: when chunks with text arrived, whose texts are `pieces`. `on_chunk` is called with each of them.
+    """
 
     sent_s: float
     end_s: float = 0.0
     chunk_s: list[float] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    on_chunk: Callable[[], None] | None = None
     usage: Mapping[str, Any] | None = None
     finish_reason: str | None = None
     error: str | None = None
@@ -68,8 +73,17 @@ class Request:
         return self.chunk_s[0] - self.sent_s
 
     @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
     def gaps_s(self) -> list[float]:
         return [later - earlier for earlier, later in pairwise(self.chunk_s)]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """0 where the server says nothing."""
+        return int((self.usage or {}).get("prompt_tokens", 0))
 
     @property
     def cached_tokens(self) -> int:
@@ -123,35 +137,53 @@ async def _run_stream(
         body = request_body(target, workload, turn * workload.streams + stream)
         path = "/v1/chat/completions" if workload.chat else "/v1/completions"
         request = Request(sent_s=clock())
-        try:
-            async with asyncio.timeout(workload.timeout_s):
-                await _receive(session, path, body, request, clock)
-        except TimeoutError:
-            request.error = f"no end after {workload.timeout_s:g} s"
-        except (aiohttp.ClientError, ValueError) as exc:
-            request.error = f"{type(exc).__name__}: {exc}"
-        request.end_s = clock()
+        await send(session, path, body, request, timeout_s=workload.timeout_s, clock=clock)
         if request.error is None:
-            request.error = _shortfall(request, workload.max_tokens)
+            request.error = shortfall(request, workload.max_tokens)
         requests.append(request)
     return requests
+
+
+async def send(
+    session: aiohttp.ClientSession,
+    path: str,
+    body: Mapping[str, object],
+    request: Request,
+    *,
+    timeout_s: float,
+    clock: Clock = time.perf_counter,
+) -> None:
+    """One request to its end, noted in `request`; what goes wrong is its `error`."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _receive(session, path, body, request, clock)
+    except TimeoutError:
+        request.error = f"no end after {timeout_s:g} s"
+    except (aiohttp.ClientError, ValueError) as exc:
+        request.error = f"{type(exc).__name__}: {exc}"
+    request.end_s = clock()
 
 
 def request_body(target: Target, workload: Workload, index: int) -> dict[str, object]:
     text = prompt(workload.seed, index, workload.n_prompt)
     shared = shared_prompt(workload.n_shared) if workload.n_shared else ""
-    body: dict[str, object] = {
+    body = stream_body(target, workload.max_tokens)
+    if workload.chat:
+        system = [{"role": "system", "content": shared}] if shared else []
+        return {**body, "messages": [*system, {"role": "user", "content": text}]}
+    return {**body, "prompt": f"{shared}\n\n{text}" if shared else text}
+
+
+def stream_body(target: Target, max_tokens: int) -> dict[str, object]:
+    """What every request has; the prompt is not in it."""
+    return {
         "model": target.model,
-        "max_tokens": workload.max_tokens,
+        "max_tokens": max_tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
         **target.extra_fields,
     }
-    if workload.chat:
-        system = [{"role": "system", "content": shared}] if shared else []
-        return {**body, "messages": [*system, {"role": "user", "content": text}]}
-    return {**body, "prompt": f"{shared}\n\n{text}" if shared else text}
 
 
 async def _receive(
@@ -183,12 +215,15 @@ def _note(event: dict[str, Any], request: Request, clock: Clock) -> None:
     request.usage = event.get("usage") or request.usage
     for choice in event.get("choices") or ():
         said = choice.get("delta") or choice
-        if said.get("text") or said.get("content") or said.get("reasoning_content"):
+        if text := said.get("text") or said.get("content") or said.get("reasoning_content"):
             request.chunk_s.append(clock())
+            request.pieces.append(text)
+            if request.on_chunk is not None:
+                request.on_chunk()
         request.finish_reason = choice.get("finish_reason") or request.finish_reason
 
 
-def _shortfall(request: Request, max_tokens: int) -> str | None:
+def shortfall(request: Request, max_tokens: int) -> str | None:
     """Why a stream that ended in peace is not the one that was asked for."""
     n_output = request.output_tokens(max_tokens)
     if n_output != max_tokens or not request.chunk_s:

@@ -72,6 +72,10 @@ def llama_server(work: Path) -> Path:
     return work / "llama.cpp-build" / "bin" / "llama-server"
 
 
+def llama_batched_bench(work: Path) -> Path:
+    return work / "llama.cpp-build" / "bin" / "llama-batched-bench"
+
+
 def venv_python(work: Path) -> Path:
     return work / "llama-cpp-python-venv" / "bin" / "python"
 

@@ -29,6 +29,12 @@ class LoadResult:
     prompt_tokens: int
     cached_tokens: int
     errors: tuple[str, ...]
+    decode_share: float | None = None
+    """Of the time in which the server had work, that inside `llama_decode`; None where the server does not tell."""
+
+    @property
+    def requests_per_s(self) -> float:
+        return (self.requests - len(self.errors)) / self.wall_s
 
 
 def summarise(requests: Sequence[Request], workload: Workload) -> LoadResult:
@@ -47,7 +53,7 @@ def summarise(requests: Sequence[Request], workload: Workload) -> LoadResult:
         ttft_p95_s=percentile(ttfts, 95),
         gap_p50_s=percentile(gaps, 50),
         gap_p95_s=percentile(gaps, 95),
-        prompt_tokens=sum(int((request.usage or {}).get("prompt_tokens", 0)) for request in good),
+        prompt_tokens=sum(request.prompt_tokens for request in good),
         cached_tokens=sum(request.cached_tokens for request in good),
         errors=tuple(request.error for request in requests if request.error is not None),
     )

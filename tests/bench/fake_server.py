@@ -14,7 +14,8 @@ from aiohttp import web
 class FakeServer:
     """Answers `max_tokens` chunks of text to each request, unless told to fail.
 
-    `together` requests have to be in flight before any of them is answered.
+    `together` requests have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look
+    after look: seconds with work to do, and inside `llama_decode`.
     """
 
     says_usage: bool = True
@@ -24,6 +25,7 @@ class FakeServer:
     fails_after: int | None = None
     is_stuck: bool = False
     together: int = 1
+    steps_s: list[tuple[float, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -33,10 +35,18 @@ class FakeServer:
         app.router.add_post("/v1/completions", self._answer)
         app.router.add_post("/v1/chat/completions", self._answer)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/metrics", self._metrics)
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "first"}, {"id": "second"}]})
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if not self.steps_s:
+            return web.Response(status=501)
+        step_s, decode_s = self.steps_s.pop(0)
+        lines = ("# HELP", f"gguf_worker_step_seconds_total {step_s}", f"gguf_worker_decode_seconds_total {decode_s}")
+        return web.Response(text="\n".join(lines))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()

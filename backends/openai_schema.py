@@ -40,6 +40,7 @@ class SamplingFields(OpenModel):
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
     bad_words: list[StrictStr] | None = None
+    allowed_token_ids: list[int] | None = None
     skip_special_tokens: bool | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from backends.llamacpp import bad_words, best_of, logprob_requests, requests, structured, thinking
+from backends.llamacpp import allowed_tokens, bad_words, best_of, logprob_requests, requests, structured, thinking
 from backends.llamacpp.chat_template import TemplateError
 from backends.llamacpp.choices import Choices, Display
 from backends.llamacpp.completion_prompts import completion_prompts
@@ -68,6 +68,7 @@ async def text_choices(engine: LlamaEngine, body: CompletionRequest) -> Choices:
 
 async def chat_prompt(engine: LlamaEngine, body: ChatCompletionRequest | TokenizeRequest) -> Prompt:
     """Raises `ApiError` 400 for messages that the template or the model cannot take."""
+    requests.check_continuation(body)
     try:
         return await engine.prompts.chat(body)
     except TemplateError as error:
@@ -93,7 +94,7 @@ async def _generations(
 ) -> list[Generation]:
     loaded = engine.loaded
     made = requests.generations(body, prompt.tokens, max_tokens, n_ctx=loaded.n_ctx, n_vocab=loaded.model.n_vocab)
-    guides = await bad_words.guides(body, loaded.model)
+    guides = allowed_tokens.guides(body, loaded.model.n_vocab) + await bad_words.guides(body, loaded.model)
     begun, healing, images = prompt.n_begun_tokens, prompt.healing, prompt.images
     return [replace(one, n_begun_tokens=begun, healing=healing, guides=guides, images=images) for one in made]
 

@@ -17,13 +17,14 @@ from backends.openai_schema import (
     CompletionRequest,
     GenerationRequest,
     OpenModel,
+    TemplateFields,
     problems,
 )
 
 Body = TypeVar("Body", bound=OpenModel)
 
 
-_UNSUPPORTED: Final = ("allowed_token_ids", "logits_processors", "prompt_logprobs", "use_beam_search")
+_UNSUPPORTED: Final = ("logits_processors", "prompt_logprobs", "use_beam_search")
 
 
 class ApiError(Exception):
@@ -86,6 +87,8 @@ def generations(
             code="context_length_exceeded",
             param="prompt",
         )
+    if "" in request.stops:
+        raise ApiError(400, "stop holds an empty text", code="invalid_value", param="stop")
     asked = n_left if max_tokens is None else max_tokens
     if (request.min_tokens or 0) > asked:
         raise ApiError(400, f"min_tokens is more than {asked}", code="invalid_value", param="min_tokens")
@@ -100,6 +103,13 @@ def generations(
         )
         for choice in range(request.n_generated)
     ]
+
+
+def check_continuation(request: TemplateFields) -> None:
+    """Raises `ApiError` for an answer that is to go on and to begin anew."""
+    if request.continue_final_message and request.add_generation_prompt:
+        message = "continue_final_message and add_generation_prompt exclude each other"
+        raise ApiError(400, message, code="invalid_value", param="continue_final_message")
 
 
 def check_token_ids(tokens: Iterable[int], n_vocab: int, param: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
+from importlib.metadata import version
 from typing import Final
 
 import orjson
@@ -51,6 +52,7 @@ def make_app(engine: LlamaEngine, options: WorkerOptions) -> web.Application:
         [
             web.get("/health", health),
             web.get("/metrics", metrics),
+            web.get("/version", show_version),
             web.get("/v1/models", list_models),
             web.get("/v1/models/{id:.+}", show_model),
             web.post("/v1/chat/completions", chat_completions),
@@ -105,6 +107,10 @@ async def health(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=exposition(request.app[REGISTRY]), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def show_version(request: web.Request) -> web.Response:
+    return _json({"version": version("gguf-server")})
 
 
 async def list_models(request: web.Request) -> web.Response:

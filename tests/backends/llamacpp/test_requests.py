@@ -68,7 +68,6 @@ def test_what_chat_does_not_do_is_refused(fields: dict[str, Any], param: str) ->
     [
         ({"prompt_logprobs": 1}, "prompt_logprobs"),
         ({"use_beam_search": True}, "use_beam_search"),
-        ({"allowed_token_ids": [1]}, "allowed_token_ids"),
     ],
 )
 def test_what_completions_do_not_do_is_refused(fields: dict[str, Any], param: str) -> None:

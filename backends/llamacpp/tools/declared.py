@@ -21,7 +21,7 @@ class ToolError(Exception):
 
 
 def tool_use(tools: Sequence[Mapping[str, Any]] | None, choice: object, *, parallel: bool) -> ToolUse | None:
-    """None where nothing may be called. Raises `ToolError`."""
+    """None where nothing may be called; a function that is named is called once. Raises `ToolError`."""
     declared = tuple(_tool(tool, f"tools.{i}") for i, tool in enumerate(tools or ()))
     if len({tool.name for tool in declared}) < len(declared):
         raise ToolError("tools", "two of them have the same name")
@@ -30,7 +30,7 @@ def tool_use(tools: Sequence[Mapping[str, Any]] | None, choice: object, *, paral
     if not declared:
         raise ToolError("tool_choice", "a tool has to be called, and there are no tools")
     if isinstance(choice, Mapping):
-        return ToolUse((_chosen(declared, choice),), required=True, parallel=parallel)
+        return ToolUse((_chosen(declared, choice),), required=True, parallel=False)
     return ToolUse(declared, required=choice == "required", parallel=parallel)
 
 

@@ -20,6 +20,7 @@ from backends.llamacpp.options import WorkerOptions
 from backends.llamacpp.prefix_cache import PrefixCache
 from backends.llamacpp.prompts import PromptBuilder
 from backends.llamacpp.scheduler import Scheduler
+from backends.llamacpp.speculation import Speculation
 from backends.llamacpp.step_loop import Delta, Generation, StepLoop, StepStats
 from backends.llamacpp.vision import Vision
 
@@ -107,6 +108,7 @@ class LlamaEngine:
             deliver=lambda deltas: _call_soon(event_loop, self._dispatch, deltas),
             on_broken=lambda why: _call_soon(event_loop, self._fail, EngineFailure(FailureReason.CRASHED, why)),
             checks_cache=self._options.checks_cache,
+            speculation=_speculation(loaded),
         )
         loop.start()
         return loop
@@ -215,6 +217,12 @@ class LlamaEngine:
         self.state = EngineState.FAILED
         self.failure = failure
         self.failed.set()
+
+
+def _speculation(loaded: Loaded) -> Speculation | None:
+    if not loaded.n_draft_rows or not isinstance(loaded.context, Context):
+        return None
+    return Speculation(loaded.n_draft_rows, loaded.n_ctx, loaded.context.shares_cells)
 
 
 def _call_soon(

@@ -22,6 +22,7 @@ from backends.llamacpp.native import (
 )
 from backends.llamacpp.options import DEFAULT_MAX_N_CTX, WorkerOptions
 from backends.llamacpp.pooling import is_causal, pooling_of
+from backends.llamacpp.speculation import max_draft_rows
 
 _GGUF_VERSIONS: Final = (2, 3)
 _MAX_TEXTS_IN_BATCH: Final = 64
@@ -43,7 +44,7 @@ _REASONS: Final = (
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """`n_ctx` is what one request (or one text to embed) may take, `n_ctx_total` what all share, `n_score_rows` see
-    `Scheduler`. `encoder`: of images, where there is one.
+    `Scheduler`; a step may hold `n_draft_rows` guesses. `encoder`: of images, where there is one.
     """
 
     model: Model
@@ -52,6 +53,7 @@ class Loaded:
     n_ctx_total: int
     n_score_rows: int = 0
     encoder: ImageEncoder | None = None
+    n_draft_rows: int = 0
 
 
 def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded:
@@ -75,11 +77,21 @@ def load(options: WorkerOptions, on_progress: Callable[[float], None]) -> Loaded
         n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_N_CTX)
         n_ctx_total = max(options.n_ctx_total or n_ctx * options.n_parallel, n_ctx)
         n_score_rows = max(min(_SCORE_BYTES // (4 * model.n_vocab), _MAX_SCORE_ROWS), 1)
-        context = Context(model, _context_options(options, n_ctx, n_ctx_total, n_score_rows))
+        n_draft_rows = _n_draft_rows(options, model)
+        context = Context(model, _context_options(options, n_ctx, n_ctx_total, n_score_rows, n_draft_rows))
         encoder = _encoder(options, model)
     except NativeError as error:
         raise _explain(error) from error
-    return Loaded(model, context, n_ctx, n_ctx_total, n_score_rows, encoder)
+    return Loaded(model, context, n_ctx, n_ctx_total, n_score_rows, encoder, n_draft_rows)
+
+
+def _n_draft_rows(options: WorkerOptions, model: Model) -> int:
+    """None where a false guess cannot be taken back: a recurrent state keeps no past, and a sliding window may have
+    moved on when a batch is computed in parts."""
+    moves_on = model.n_swa > 0 and options.n_ubatch < options.n_batch
+    if options.speculation == "off" or model.has_recurrent_state or moves_on:
+        return 0
+    return max_draft_rows(n_parallel=options.n_parallel, n_batch=options.n_batch, n_vocab=model.n_vocab)
 
 
 def _encoder(options: WorkerOptions, model: Model) -> ImageEncoder | None:
@@ -114,7 +126,9 @@ def _load_embedding(model: Model, options: WorkerOptions, pooling: str) -> Loade
     return Loaded(model, EmbeddingContext(model, wanted), n_ctx, n_tokens)
 
 
-def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int, n_score_rows: int) -> ContextOptions:
+def _context_options(
+    options: WorkerOptions, n_ctx: int, n_ctx_total: int, n_score_rows: int, n_draft_rows: int
+) -> ContextOptions:
     """A share of its own for each sequence computes fastest; with fewer cells than that, all share one pool."""
     return ContextOptions(
         n_ctx_total=n_ctx_total,
@@ -127,6 +141,7 @@ def _context_options(options: WorkerOptions, n_ctx: int, n_ctx_total: int, n_sco
         cache_type_k=options.cache_type_k,
         cache_type_v=options.cache_type_v,
         n_score_rows=n_score_rows,
+        n_draft_rows=n_draft_rows,
     )
 
 

@@ -16,6 +16,8 @@ _COUNTERS: Final = {
     "n_prompt_tokens": ("prompt_tokens", "Prompt tokens computed"),
     "n_reused_tokens": ("prompt_tokens_reused", "Prompt tokens found in the cache"),
     "n_generated_tokens": ("generation_tokens", "Tokens generated"),
+    "n_drafted_tokens": ("draft_tokens", "Guessed tokens computed"),
+    "n_accepted_tokens": ("draft_tokens_accepted", "Guessed tokens that came true"),
     "n_steps": ("steps", "Batches computed"),
     "step_s": ("step_seconds", "Time with work to do"),
     "decode_s": ("decode_seconds", "Time inside llama_decode"),

@@ -48,6 +48,7 @@ class WorkerOptions:
     checks_cache: bool
     embedding: bool
     matryoshka: bool
+    speculation: str
     mmproj: Path | None = None
     image_limits: ImageLimits = field(default_factory=ImageLimits)
     image_hosts: tuple[str, ...] = ()
@@ -90,6 +91,7 @@ def parse(argv: list[str] | None = None) -> WorkerOptions:
         image_hosts=tuple(given.image_host or ()),
         private_image_hosts=given.private_image_hosts,
         image_cache_bytes=given.image_cache_mib << 20,
+        speculation=given.speculation,
     )
 
 
@@ -131,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--embedding", action="store_true", help="make vectors of texts, also with a model that says nothing of it")
     add("--matryoshka", action="store_true", help="the model's vectors may be cut short: allow `dimensions`")
     _add_image_options(add)
+    add(
+        "--speculation",
+        choices=["off", "lookup"],
+        default="off",
+        help="lookup: compute what followed the same words before along with the next token",
+    )
     return parser
 
 

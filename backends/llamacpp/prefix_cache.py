@@ -146,6 +146,13 @@ class PrefixCache:
         """Tokens were computed."""
         self._tree.extend(seq_id, tokens)
 
+    def cut_behind(self, seq_id: int) -> bool:
+        """Free what was computed behind the tokens that are noted. False: the sequence has lost them all."""
+        if self._cells.keep_prefix(seq_id, self._tree.n_tokens(seq_id)):
+            return True
+        self._tree.truncate(seq_id, 0)
+        return False
+
     def release(self, seq_id: int) -> None:
         """Nobody computes here any more; the cells stay until they are needed."""
         self._running.remove(seq_id)

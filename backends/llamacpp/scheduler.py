@@ -18,9 +18,10 @@ over: what many ask at once is computed once. Nobody else waits for that.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 from typing import Final
 
 from backends.llamacpp.image_runs import ImageRun, n_text_tokens, position_of, run_at
@@ -81,6 +82,7 @@ class Piece:
     """Tokens `start` to `start + n_tokens` of a sequence; a next token is wanted when they are its last.
 
     All are text, or all of one `image`: then it is the only piece of its step.
+    `draft` are guesses of what follows, computed behind them: their cells count for nothing until they are accepted.
     """
 
     sequence: Sequence
@@ -88,17 +90,22 @@ class Piece:
     start: int
     n_tokens: int
     image: ImageRun | None = None
+    draft: tuple[int, ...] = ()
 
     @property
     def wants_logits(self) -> bool:
         return self.start + self.n_tokens == len(self.sequence.tokens)
 
     @property
+    def n_rows(self) -> int:
+        return self.n_tokens + len(self.draft)
+
+    @property
     def n_outputs(self) -> int:
-        """How many of its last tokens have their logits wanted."""
+        """How many of its last rows have their logits wanted."""
         score_from = self.sequence.score_from
         n_scored = 0 if score_from is None else self.start + self.n_tokens - max(self.start, score_from)
-        return max(n_scored, int(self.wants_logits))
+        return max(n_scored, int(self.wants_logits)) + len(self.draft)
 
 
 class Scheduler:
@@ -137,7 +144,7 @@ class Scheduler:
             return
         self._leave(sequence)
 
-    def plan(self, prompt_budget: int) -> list[Piece]:
+    def plan(self, prompt_budget: int, drafts: Mapping[Sequence, list[int]] = MappingProxyType({})) -> list[Piece]:
         """Pieces of the next step in ascending order of `seq_id`; empty when there is nothing to do.
 
         `prompt_budget` bounds the prompt tokens of one step, so that running answers go on meanwhile. While nobody is
@@ -152,10 +159,11 @@ class Scheduler:
         prefilling = sorted((s for s in self.running if not s.is_decoding), key=self._turn)
         if image := self._image_piece(prefilling, prompt_budget if decoding else self.n_batch):
             return [image]
-        pieces = [self._piece(s, 1) for s in decoding]
+        pieces = self._next_tokens(decoding, drafts)
+        n_taken = sum(piece.n_rows for piece in pieces)
         if prefilling and not decoding:
             prompt_budget = max(prompt_budget, prefilling[0].n_pending_tokens)
-        budget = min(prompt_budget, self.n_batch - len(pieces), self.cache.n_cells_left - len(pieces))
+        budget = min(prompt_budget, self.n_batch - n_taken, self.cache.n_cells_left - n_taken)
         n_rows = self.n_score_rows
         for sequence in prefilling:
             n_tokens = min(self._n_before_parting(sequence), budget)
@@ -193,11 +201,22 @@ class Scheduler:
         self._image_was_last = True
         return Piece(sequence, sequence.seq_id, sequence.n_past, n_tokens, run)
 
+    def _next_tokens(self, decoding: list[Sequence], drafts: Mapping[Sequence, list[int]]) -> list[Piece]:
+        """Guesses get the room that nobody else needs."""
+        n_pending = sum(sequence.n_pending_tokens for sequence in self.running)
+        n_spare = max(0, min(self.n_batch - len(decoding), self.cache.n_cells_left - n_pending))
+        pieces = []
+        for sequence in decoding:
+            draft = tuple(drafts.get(sequence, ())[:n_spare])
+            n_spare -= len(draft)
+            pieces.append(self._piece(sequence, 1, draft))
+        return pieces
+
     @staticmethod
-    def _piece(sequence: Sequence, n_tokens: int) -> Piece:
+    def _piece(sequence: Sequence, n_tokens: int, draft: tuple[int, ...] = ()) -> Piece:
         if sequence.seq_id is None:
             raise ValueError("a sequence without a slot cannot be computed")
-        return Piece(sequence, sequence.seq_id, sequence.n_past, n_tokens)
+        return Piece(sequence, sequence.seq_id, sequence.n_past, n_tokens, draft=draft)
 
     def settle(self, pieces: list[Piece]) -> Iterator[Sequence]:
         """The step was computed: yields, in the order of their logits, the sequences that get a token now."""
@@ -209,6 +228,19 @@ class Scheduler:
             self.cache.extend(piece.seq_id, sequence.tokens[piece.start : end])
             if piece.wants_logits:
                 yield sequence
+
+    def accept(self, sequence: Sequence, n_tokens: int) -> bool:
+        """Of the guesses that were computed so many are now tokens of the sequence; the cells of the others are freed.
+
+        False where that cannot be done: the sequence has lost its cells, and is computed again.
+        """
+        if sequence.seq_id is None:
+            raise ValueError("a sequence without a slot has computed nothing")
+        start, end = sequence.n_past, sequence.n_past + n_tokens
+        self.cache.extend(sequence.seq_id, sequence.tokens[start:end])
+        can_go_on = self.cache.cut_behind(sequence.seq_id)
+        sequence.n_past = end if can_go_on else 0
+        return can_go_on
 
     def make_room(self) -> bool:
         """llama.cpp found no cells although the sum said so; nobody is admitted until a step succeeds.

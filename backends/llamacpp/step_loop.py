@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -23,6 +23,7 @@ from backends.llamacpp.native import Context, DecodeError, Model
 from backends.llamacpp.pace import Pace
 from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
 from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+from backends.llamacpp.speculation import Speculation
 from backends.llamacpp.thought import Thought, ThoughtLimit
 
 MAX_FAILED_STEPS: Final = 3
@@ -89,6 +90,8 @@ class StepStats:
     n_prompt_tokens: int = 0
     n_reused_tokens: int = 0
     n_generated_tokens: int = 0
+    n_drafted_tokens: int = 0
+    n_accepted_tokens: int = 0
     n_preempted: int = 0
     n_failed_steps: int = 0
     n_forks: int = 0
@@ -149,6 +152,7 @@ class StepLoop:
     deliver: Callable[[list[Delta]], None]
     on_broken: Callable[[str], None]
     checks_cache: bool = False
+    speculation: Speculation | None = None
     stats: StepStats = field(default_factory=StepStats)
     _commands: queue.SimpleQueue[_Command] = field(default_factory=queue.SimpleQueue)
     _answers: dict[Sequence, _Answer] = field(default_factory=dict)
@@ -236,7 +240,7 @@ class StepLoop:
         del self._by_id[answer.generation_id]
 
     def _step(self) -> list[Delta]:
-        pieces = self.scheduler.plan(self._pace.budget(self.scheduler.n_batch))
+        pieces = self.scheduler.plan(self._pace.budget(self.scheduler.n_batch), self._drafts())
         self._note_load()
         if not pieces:
             return []
@@ -257,18 +261,35 @@ class StepLoop:
         n_prompt_tokens = sum(piece.n_tokens for piece in pieces if not piece.sequence.is_decoding)
         self.stats.n_prompt_tokens += n_prompt_tokens
         self._pace.learn(n_prompt_tokens, elapsed_s)
+        if self.speculation is not None and not n_prompt_tokens:
+            self.speculation.cost.learn(len(pieces), n_rows - len(pieces), elapsed_s)
         return self._sample(pieces)
+
+    def _drafts(self) -> dict[Sequence, list[int]]:
+        """Guesses for the next step: not of what a seam allows, nor beside scores or the positions of an image."""
+        if self.speculation is None:
+            return {}
+        decoding = [sequence for sequence in self.scheduler.running if sequence.is_decoding]
+        free = (
+            sequence
+            for sequence in decoding
+            if self._answers[sequence].sampler.seam is None and sequence.score_from is None and not sequence.images
+        )
+        return self.speculation.drafts(free, len(decoding))
 
     def _fill(self, pieces: list[Piece]) -> int:
         """Write the pieces into the batch; returns the number of rows."""
         context = self.context
         row = 0
         for piece in pieces:
-            tokens, start, n_tokens = piece.sequence.tokens, piece.start, piece.n_tokens
-            end = row + n_tokens
-            context.token[row:end] = tokens[start : start + n_tokens] if n_tokens > 1 else tokens[start]
-            position = piece.sequence.position_of(start)
-            context.pos[row:end] = range(position, position + n_tokens) if n_tokens > 1 else position
+            tokens, start, n_tokens, n_rows = piece.sequence.tokens, piece.start, piece.n_tokens, piece.n_rows
+            end, position = row + n_rows, piece.sequence.position_of(start)
+            if n_rows > 1:
+                context.token[row:end] = [*tokens[start : start + n_tokens], *piece.draft]
+                context.pos[row:end] = range(position, position + n_rows)
+            else:
+                context.token[row] = tokens[start]
+                context.pos[row] = position
             context.seq_id[row:end] = piece.seq_id
             context.wants_logits[row:end] = 0
             if (n_outputs := piece.n_outputs) > 0:
@@ -291,11 +312,15 @@ class StepLoop:
         logits = self.context.logits(n_rows)
         if any(piece.sequence.score_from is not None for piece in pieces):
             logits = self._score(pieces, logits)
+        drafts = {piece.sequence: piece.draft for piece in pieces if piece.draft}
         answers = [self._answers[sequence] for sequence in self.scheduler.settle(pieces)]
         done = [self._end_scored(answer) for answer in answers if answer.sequence.max_tokens == 0]
         if done:
-            logits = logits[[row for row, answer in enumerate(answers) if answer.sequence.max_tokens > 0]]
+            owners = [answer for answer in answers for _ in (None, *drafts.get(answer.sequence, ()))]
+            logits = logits[[row for row, answer in enumerate(owners) if answer.sequence.max_tokens > 0]]
             answers = [answer for answer in answers if answer.sequence.max_tokens > 0]
+        if drafts:
+            return done + self._sample_along(answers, drafts, logits)
         return done + self._sample_rows(answers, logits)
 
     def _score(self, pieces: list[Piece], logits: Float32Array) -> Float32Array:
@@ -305,7 +330,7 @@ class StepLoop:
             n_outputs = piece.n_outputs
             row += n_outputs
             if piece.wants_logits:
-                rows.append(row - 1)
+                rows += range(row - 1 - len(piece.draft), row)
             if piece.sequence.score_from is not None:
                 answer = self._answers[piece.sequence]
                 n_top = answer.generation.n_logprobs or 0
@@ -329,20 +354,58 @@ class StepLoop:
         }
         tokens = sample_rows(logits, [answer.sampler for answer in answers])
         self.stats.n_generated_tokens += len(tokens)
-        return [
+        deltas = [
             self._take(answer, token, unchanged.get(row))
             for row, (answer, token) in enumerate(zip(answers, tokens, strict=True))
         ]
+        for answer, delta in zip(answers, deltas, strict=True):
+            if delta.finish is not None:
+                self._end(answer)
+        return deltas
+
+    def _sample_along(
+        self, answers: list[_Answer], drafts: dict[Sequence, tuple[int, ...]], logits: Float32Array
+    ) -> list[Delta]:
+        """`logits`: float32[n_answers + n_drafted, n_vocab]; an answer's draft is behind its next token."""
+        deltas, row = [], 0
+        for answer in answers:
+            draft = drafts.get(answer.sequence, ())
+            end = row + 1 + len(draft)
+            deltas.append(self._follow(answer, draft, logits[row:end]))
+            row = end
+        return deltas
+
+    def _follow(self, answer: _Answer, draft: tuple[int, ...], logits: Float32Array) -> Delta:
+        """Sample one token after another while they are those of the draft; what was computed behind is dropped.
+
+        Each is sampled as if it were alone in its step: a guess decides how many tokens a step says, never which.
+        """
+        is_rated = answer.generation.n_logprobs is not None and answer.sampler.seam is None
+        deltas: list[Delta] = []
+        for guessed, row in zip((*draft, None), logits, strict=True):
+            unchanged = row.copy() if is_rated else None  # sampling writes to its row
+            token = answer.sampler.sample(row)
+            deltas.append(self._take(answer, token, unchanged))
+            if token != guessed or deltas[-1].finish is not None:
+                break
+        n_true = len(deltas) - 1
+        self.stats.n_generated_tokens += len(deltas)
+        self.stats.n_drafted_tokens += len(draft)
+        self.stats.n_accepted_tokens += n_true
+        if draft and not self.scheduler.accept(answer.sequence, n_true):
+            self.speculation = None  # a memory that cannot be cut after all: once is enough
+        if deltas[-1].finish is not None:
+            self._end(answer)
+        return _joined(deltas)
 
     def _take(self, answer: _Answer, token: int, logits: Float32Array | None) -> Delta:
-        """Give an answer its next token; ends it where that is its last. `logits`: of the model, to rate it by."""
+        """Give an answer its next token, and say whether that is its last. `logits`: of the model, to rate it by."""
         sequence, generation, thought = answer.sequence, answer.generation, answer.thought
         sequence.tokens.append(token)
         n_reasoning = thought.n_tokens if thought is not None else 0
         piece = self.model.piece(token)
         answer.sampler.accept(token, piece)
         if (failure := answer.sampler.failure) is not None:
-            self._end(answer)
             return Delta(answer.generation_id, "", sequence.n_generated_tokens, Finish.ERROR, failure=failure)
         if (seam := answer.sampler.seam) is not None:
             piece = self._repeat(answer, seam, piece)
@@ -353,8 +416,6 @@ class StepLoop:
         is_thought = thought is not None and thought.n_tokens > n_reasoning
         rated = () if logits is None else (rate(logits, token, generation.n_logprobs or 0, is_thought=is_thought),)
         text, finish = self._show(answer, token, piece)
-        if finish is not None:
-            self._end(answer)
         return Delta(
             answer.generation_id,
             text,
@@ -425,3 +486,15 @@ class StepLoop:
         self.stats.n_spills = cache.stats.n_spills
         self.stats.n_restores = cache.stats.n_restores
         self.stats.n_cache_checks = cache.stats.n_checks
+
+
+def _joined(deltas: list[Delta]) -> Delta:
+    """News of one generation, as if they had come at once."""
+    if len(deltas) == 1:
+        return deltas[0]
+    return replace(
+        deltas[-1],
+        text="".join(delta.text for delta in deltas),
+        rated=tuple(rated for delta in deltas for rated in delta.rated),
+        rated_prompt=deltas[0].rated_prompt,
+    )

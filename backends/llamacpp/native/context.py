@@ -34,7 +34,7 @@ _FLASH_ATTN: Final = {"auto": -1, "off": 0, "on": 1}
 class ContextOptions:
     """`n_ctx_total` cells for `n_parallel` sequences; `unified`: one pool for all, else an equal share for each.
 
-    A step gives at most one row of logits for each sequence and `n_score_rows` more.
+    A step gives at most one row of logits for each sequence and `n_score_rows` and `n_draft_rows` more.
     """
 
     n_ctx_total: int
@@ -47,6 +47,7 @@ class ContextOptions:
     cache_type_k: str = "f16"
     cache_type_v: str = "f16"
     n_score_rows: int = 0
+    n_draft_rows: int = 0
 
 
 def _create(model: Model, options: ContextOptions) -> Any:
@@ -55,7 +56,7 @@ def _create(model: Model, options: ContextOptions) -> Any:
     params.n_batch = options.n_batch
     params.n_ubatch = min(options.n_ubatch, options.n_batch)
     params.n_seq_max = options.n_parallel
-    params.n_outputs_max = options.n_parallel + options.n_score_rows
+    params.n_outputs_max = options.n_parallel + options.n_score_rows + options.n_draft_rows
     params.n_threads = params.n_threads_batch = options.n_threads or os.cpu_count() or 1
     params.flash_attn_type = _FLASH_ATTN[options.flash_attn]
     params.type_k = _GGML_TYPES[options.cache_type_k]

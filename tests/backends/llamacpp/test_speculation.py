@@ -4,12 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.llamacpp.scheduler import Sequence
 from backends.llamacpp.speculation import (
     MAX_DRAFT_BYTES,
     MAX_DRAFT_TOKENS,
+    MIN_CHANCE,
     MIN_GAIN,
     Drafter,
+    Speculation,
     StepCost,
+    levelled,
     max_draft_rows,
 )
 
@@ -19,9 +23,8 @@ DOUBTFUL = [0.3**n for n in range(1, MAX_DRAFT_TOKENS + 1)]
 
 def learned(n_sequences: int, *, plain_s: float, draft_s: float) -> StepCost:
     cost = StepCost()
-    for _ in range(50):
-        cost.learn(n_sequences, 0, plain_s)
-        cost.learn(n_sequences, 8, plain_s + 8 * draft_s)
+    for n_drafted in (0, 1, 2, 4, 8, 16, 32, 64):
+        cost.learn(n_sequences, n_drafted, plain_s + n_drafted * draft_s)
     return cost
 
 
@@ -73,7 +76,7 @@ def test_no_other_numbers_of_guesses_are_expected_to_be_faster(
     plain = n_sequences / plain_s
     assert not sum(counts) or mine >= MIN_GAIN * plain * 0.999
     for i, own in enumerate(chances):
-        if counts[i] < len(own) and sum(counts) < n_rows:
+        if counts[i] < len(own) and own[counts[i]] >= MIN_CHANCE and sum(counts) < n_rows:
             more = [count + (i == j) for j, count in enumerate(counts)]
             assert rate(n_sequences, plain_s, draft_s, chances, more) <= max(mine, MIN_GAIN * plain) * 1.001
         if counts[i] > 0:
@@ -83,9 +86,9 @@ def test_no_other_numbers_of_guesses_are_expected_to_be_faster(
 
 def test_a_step_that_was_held_up_does_not_end_all_guessing() -> None:
     cost = learned(1, plain_s=0.02, draft_s=0.004)
-    before = cost.allot(1, [SURE], 100)
-    for _ in range(6):
-        cost.learn(1, 8, 1.0)
+    for n_drafted in (1, 2, 4, 8):
+        for _ in range(60):
+            cost.learn(1, n_drafted, 1.0)
     assert cost.allot(1, [SURE], 100) == [0]
     n_steps = 0
     while cost.allot(1, [SURE], 100) == [0]:
@@ -93,7 +96,25 @@ def test_a_step_that_was_held_up_does_not_end_all_guessing() -> None:
         assert n_steps < 100
     for _ in range(30):
         cost.learn(1, 8, 0.02 + 8 * 0.004)
-    assert cost.allot(1, [SURE], 100) == before
+    assert cost.allot(1, [SURE], 100) >= [8]
+
+
+def test_each_size_is_known_by_its_own_cost() -> None:
+    cost = StepCost()
+    for _ in range(30):
+        for n_drafted in range(16):
+            cost.learn(1, n_drafted, 0.01 + 0.01 * (n_drafted > 0) + 0.001 * n_drafted)
+    assert cost.allot(1, [SURE[:1]], 100) == [0]
+    assert cost.allot(1, [SURE], 100) > [8]
+    assert cost.allot(1, [SURE[:6]], 100) == [6]
+
+
+def test_other_numbers_of_sequences_begin_with_what_is_known() -> None:
+    cost = learned(1, plain_s=0.02, draft_s=0.019)
+    cost.learn(2, 0, 0.021)
+    assert cost.allot(2, [SURE[:8], []], 100) == [0, 0]
+    cost.learn(3, 0, 0.2)
+    assert cost.allot(3, [SURE[:8], [], []], 100) == [8, 0, 0]
 
 
 def test_unlikely_guesses_do_not_make_guessing_look_cheap() -> None:
@@ -105,7 +126,7 @@ def test_unlikely_guesses_do_not_make_guessing_look_cheap() -> None:
 
 @pytest.mark.parametrize(
     ("n_parallel", "n_batch", "n_vocab", "n_rows"),
-    [(1, 512, 49_152, 15), (16, 512, 49_152, 240), (16, 512, 262_144, 64), (16, 32, 49_152, 16), (40, 32, 49_152, 0)],
+    [(1, 512, 49_152, 15), (16, 512, 49_152, 240), (16, 512, 262_144, 64), (16, 32, 49_152, 8), (40, 32, 49_152, 0)],
 )
 def test_rows_of_guesses_are_bounded_by_memory_and_batch(
     n_parallel: int, n_batch: int, n_vocab: int, n_rows: int
@@ -118,8 +139,51 @@ def test_drafter_learns_from_guesses_that_nobody_computed() -> None:
     drafter, tokens = Drafter(1000), [*range(50), *range(8)]
     before = drafter.guess(tokens, 15)
     for token in range(8, 30):
-        drafter.learn([token])
         tokens.append(token)
         drafter.guess(tokens, 15)
     assert drafter.draft(3) == [30, 31, 32]
     assert drafter.guess(tokens, 15)[-1] > before[-1]
+
+
+def test_streams_get_numbers_that_are_computed_together() -> None:
+    assert levelled([]) == []
+    assert levelled([0, 0]) == [0, 0]
+    assert levelled([3, 5, 0]) == [3, 3, 0]
+    assert levelled([1, 15, 1, 0]) == [0, 15, 0, 0]
+    assert levelled([7, 8, 9, 2]) == [7, 7, 7, 0]
+
+
+def repetitive(max_tokens: int = 100) -> Sequence:
+    prompt = [*range(50), *range(10)]
+    return Sequence(prompt, len(prompt), max_tokens)
+
+
+def cheap(*, max_rows: int = 100, n_ctx: int = 1000, shares_cells: bool = True) -> Speculation:
+    speculation = Speculation(max_rows, n_ctx, shares_cells)
+    for n_sequences in range(1, 5):
+        speculation.cost.learn(n_sequences, 0, 1.0)
+        for n_drafted in (1, 2, 4, 8, 16, 32, 64):
+            speculation.cost.learn(n_sequences, n_drafted, 1.0)
+    return speculation
+
+
+def test_guesses_end_before_the_last_token_and_the_last_place() -> None:
+    one = repetitive(max_tokens=4)
+    assert cheap().drafts([one], 1) == {one: [10, 11, 12]}
+    assert cheap(n_ctx=63).drafts([one], 1) == {one: [10, 11]}
+    assert cheap().drafts([repetitive(max_tokens=1)], 1) == {}
+
+
+def test_guesses_of_all_sequences_are_bounded_together() -> None:
+    ones = [repetitive() for _ in range(4)]
+    drafts = cheap(max_rows=20).drafts(ones, 4)
+    assert sum(map(len, drafts.values())) == 20
+    assert cheap(max_rows=0).drafts(ones, 4) == {}
+
+
+def test_sequences_that_are_gone_are_forgotten() -> None:
+    speculation = cheap()
+    ones = [repetitive() for _ in range(4)]
+    speculation.drafts(ones, 4)
+    speculation.drafts(ones[:1], 1)
+    assert list(speculation._drafters) == ones[:1]

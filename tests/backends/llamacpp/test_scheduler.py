@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -12,6 +14,7 @@ from backends.llamacpp.prefix_tree import common_prefix, outside_images
 from backends.llamacpp.scheduler import GAP_PATIENCE_STEPS, Piece, Scheduler, Sequence
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
+NO_DRAFTS: Mapping[Sequence, list[int]] = {}
 SYSTEM_PROMPTS: tuple[list[int], ...] = ([1] * 60, [2] * 40, [1] * 50 + [3] * 20, [4] * 10 + [-5] * 20, [])
 
 
@@ -68,6 +71,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     def step(self, prompt_budget: int, fails: str) -> None:
         self.run_step(prompt_budget, fails=fails)
 
+    @rule(n_drafted=st.lists(st.integers(0, 15), min_size=5, max_size=5), n_true=st.integers(0, 15))
+    def step_with_guesses(self, n_drafted: list[int], n_true: int) -> None:
+        """The first `n_true` of each draft come true. A memory that cannot be cut then loses the sequence's cells."""
+        drafts = {}
+        for sequence, n_tokens in zip(self.scheduler.running, n_drafted, strict=False):
+            n_left = min(sequence.max_tokens - sequence.n_generated_tokens, self.scheduler.n_ctx - len(sequence.tokens))
+            drafts[sequence] = [7000] * n_true + [7001] * 15
+            del drafts[sequence][min(n_tokens, n_left - 1) :]
+        self.run_step(64, drafts=drafts)
+
     @rule(begin=st.sampled_from(SYSTEM_PROMPTS), n_more=st.integers(1, 60))
     def find_finds_the_longest_beginning_that_can_be_kept(self, begin: list[int], n_more: int) -> None:
         prompt = begin + list(range(1000, 1000 + n_more))
@@ -94,9 +107,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert not self.scheduler.has_work
         assert not self.alive
 
-    def run_step(self, prompt_budget: int, *, fails: str = "") -> list[Piece]:
+    def run_step(
+        self, prompt_budget: int, *, fails: str = "", drafts: Mapping[Sequence, list[int]] = NO_DRAFTS
+    ) -> list[Piece]:
         self.cells.refuses = fails == "copies"
-        pieces = self.scheduler.plan(prompt_budget)
+        pieces = self.scheduler.plan(prompt_budget, drafts)
         self.cells.refuses = False
         self.check(pieces)
         if fails == "full" and pieces:
@@ -114,8 +129,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         running = self.scheduler.running
         assert bool(pieces) == self.scheduler.has_work
         assert [piece.seq_id for piece in pieces] == sorted({piece.seq_id for piece in pieces})
-        assert sum(piece.n_tokens for piece in pieces) <= self.scheduler.n_batch
+        assert sum(piece.n_rows for piece in pieces) <= self.scheduler.n_batch
         assert all(piece.n_tokens > 0 for piece in pieces)
+        assert all(piece.sequence.is_decoding and piece.n_tokens == 1 for piece in pieces if piece.draft)
         computed = [piece.sequence for piece in pieces]
         assert all(sequence in computed for sequence in running if sequence.is_decoding)
         for sequence in running:
@@ -127,9 +143,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     def compute(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             assert self.cells.n_tokens(piece.seq_id) == piece.start
-            self.cells.compute(piece.seq_id, piece.sequence.tokens[piece.start : piece.start + piece.n_tokens])
+            tokens = piece.sequence.tokens[piece.start : piece.start + piece.n_tokens]
+            self.cells.compute(piece.seq_id, [*tokens, *piece.draft])
+        draft_of = {piece.sequence: piece.draft for piece in pieces}
         for sequence in list(self.scheduler.settle(pieces)):
+            if draft := draft_of[sequence]:
+                sequence.tokens += [7000] * draft.count(7000)
             sequence.tokens.append(5000 + len(sequence.tokens))
+            if draft:
+                kept = self.scheduler.accept(sequence, draft.count(7000))
+                assert kept or not self.cells.cuts_anywhere
             if sequence.n_generated_tokens >= sequence.max_tokens or len(sequence.tokens) >= self.scheduler.n_ctx:
                 self.end(sequence)
 
@@ -488,3 +511,40 @@ def test_prompt_that_lost_its_cells_is_rated_on_from_where_it_was() -> None:
     for _ in range(9):
         rated += rated_in(one, one.plan(1000)).get(younger, [])
     assert rated == list(range(20))
+
+
+def answering(one: Scheduler, *prompts: list[int]) -> list[Sequence]:
+    sequences = [asked(prompt) for prompt in prompts]
+    for sequence in sequences:
+        one.submit(sequence)
+    while not all(sequence.is_decoding for sequence in sequences):
+        advance(one)
+    return sequences
+
+
+def test_guesses_that_came_true_stay_in_the_cells_and_the_others_go() -> None:
+    one = scheduler()
+    (sequence,) = answering(one, [1] * 20)
+    n_before = sequence.n_past
+    (piece,) = one.plan(100, {sequence: [5, 6, 7, 8]})
+    assert (piece.n_tokens, piece.draft, piece.n_rows, piece.n_outputs) == (1, (5, 6, 7, 8), 5, 5)
+    fake = one.cache._cells
+    assert isinstance(fake, FakeCells)
+    fake.compute(piece.seq_id, [*sequence.tokens[-1:], *piece.draft])
+    assert list(one.settle([piece])) == [sequence]
+    sequence.tokens += [5, 6, 9]
+    assert one.accept(sequence, 2)
+    assert sequence.n_past == n_before + 3
+    assert sequence.is_decoding
+    assert fake.tokens(piece.seq_id) == sequence.tokens[:-1]
+    one.cache.check()
+
+
+def test_guesses_take_no_room_that_a_prompt_needs() -> None:
+    one = scheduler(n_parallel=2, n_ctx=100, n_cells=100, n_batch=100)
+    (first,) = answering(one, [1] * 20)
+    second = asked([2] * 70)
+    one.submit(second)
+    pieces = one.plan(100, {first: [5] * 15})
+    assert sizes(pieces) == {first: 1, second: 70}
+    assert sum(piece.n_rows for piece in pieces) <= 100 - first.n_past

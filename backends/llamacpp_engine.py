@@ -62,6 +62,7 @@ class LlamaCppSpec:
     chat_template_file: Path | None = None
     embeds: bool = False
     matryoshka: bool = False
+    speculation: Literal["off", "lookup"] = "off"
     load_timeout_s: float = 600.0
     mmproj: str | None = None
     images_per_prompt: int = 8
@@ -139,6 +140,7 @@ def argv(spec: LlamaCppSpec, *, model: Path, socket: Path, mmproj: Path | None =
         "--chat-template-file": spec.chat_template_file,
         "--mmproj": mmproj,
         "--images-per-prompt": spec.images_per_prompt if mmproj else None,
+        "--speculation": spec.speculation,
     }
     given = [text for option, value in options.items() if value is not None for text in (option, str(value))]
     given += [text for host in spec.image_hosts if mmproj for text in ("--image-host", host)]

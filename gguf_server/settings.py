@@ -82,6 +82,9 @@ class LlamaCppEngineSettings(Strict):
     matryoshka: bool = Field(
         False, description="The vectors of this embedding model may be cut short: `dimensions` is allowed."
     )
+    speculation: Literal["off", "lookup"] = Field(
+        "off", description="lookup: what followed the same words before is computed along with the next token."
+    )
     load_timeout_s: float = Field(600.0, gt=0)
 
 

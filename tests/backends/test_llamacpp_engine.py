@@ -35,12 +35,19 @@ def test_command_line_of_a_plain_specification() -> None:
 
 def test_command_line_of_a_full_specification() -> None:
     spec = replace(
-        SPEC, n_ctx_total=8192, n_threads=2, use_mmap=False, chat_template_file=Path("t.jinja"), cache_type_k="q8_0"
+        SPEC,
+        n_ctx_total=8192,
+        n_threads=2,
+        use_mmap=False,
+        chat_template_file=Path("t.jinja"),
+        cache_type_k="q8_0",
+        speculation="lookup",
     )
     line = argv(spec, model=MODEL, socket=SOCKET)
     assert option(line, "--n-ctx-total") == "8192"
     assert option(line, "--threads") == "2"
     assert option(line, "--chat-template-file") == "t.jinja"
+    assert option(line, "--speculation") == "lookup"
     assert option(line, "--cache-type-k") == "q8_0"
     assert line[-1] == "--no-mmap"
 

@@ -103,6 +103,30 @@ class Reference:
         assert len(rest) <= 3, "only a character that was never finished may be left"
         return gaps
 
+    def misses_on_the_way(self, prompt: str, text: str, n_tokens: int, *, temperature: float, seed: int) -> list[float]:
+        """Walk along a text that was drawn; by how much of the probability each token's share missed the draw.
+
+        Where the text goes on with several tokens, the one that the draw missed least is taken.
+        """
+        draws = np.random.Generator(np.random.PCG64(seed))
+        ends = [token for token in range(self.llama.n_vocab()) if self.is_end(token)]
+        self.llama.reset()
+        self.llama.eval(self.tokens(prompt))
+        rest, misses = text.encode(), list[float]()
+        for point in draws.random(n_tokens):
+            logits = self.logits().astype(np.float64)
+            logits[ends] = -np.inf
+            weights = np.exp((logits - logits.max()) / temperature)
+            ends_at = np.cumsum(weights) / weights.sum()
+            starts_at = ends_at - weights / weights.sum()
+            missed = np.maximum(np.maximum(starts_at - point, point - ends_at), 0)
+            token = next(int(token) for token in np.argsort(missed, kind="stable") if self.goes_on(rest, int(token)))
+            misses.append(float(missed[token]))
+            rest = rest[len(self.piece(token)) :]
+            self.llama.eval([token])
+        assert len(rest) <= 3, "only a character that was never finished may be left"
+        return misses
+
     def goes_on(self, rest: bytes, token: int) -> bool:
         """Whether `rest` goes on with `token`. At its very end a part of a character is not shown."""
         piece = self.piece(token)

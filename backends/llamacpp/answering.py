@@ -9,12 +9,12 @@ from backends.llamacpp.chat_template import TemplateError
 from backends.llamacpp.choices import Choices, Display
 from backends.llamacpp.completion_prompts import completion_prompts
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.generation import Generation
 from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.image_decoding import ImageError
 from backends.llamacpp.native import NativeError
 from backends.llamacpp.prompts import Prompt, UnsupportedContent
 from backends.llamacpp.requests import ApiError
-from backends.llamacpp.step_loop import Generation
 from backends.llamacpp.structured import Constraint
 from backends.llamacpp.tool_answers import with_calls, without_calls
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest, GenerationRequest, TokenizeRequest

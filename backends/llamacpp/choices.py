@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.generation import Delta, Finish, Generation
 from backends.llamacpp.logprob_shapes import ChatLogprobs, TextLogprobs, joined
 from backends.llamacpp.prompts import Prompt
 from backends.llamacpp.reasoning import Channel, ReasoningFormat, ReasoningSplitter
 from backends.llamacpp.responses import Piece, Usage
-from backends.llamacpp.step_loop import Delta, Finish, Generation
 from backends.llamacpp.tools.calls import CallDelta
 from backends.llamacpp.tools.splitter import ToolSplitter
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from backends.llamacpp.embedding_queue import EmbeddingJob, EmbeddingQueue, Place, Vector
 from backends.llamacpp.native import DecodeError, EmbeddingContext
-from backends.llamacpp.step_loop import MAX_FAILED_STEPS, StepStats
+from backends.llamacpp.step_loop import MAX_FAILED_STEPS
+from backends.llamacpp.step_stats import StepStats
 
 
 class EmbeddingFailed(Exception):

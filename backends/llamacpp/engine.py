@@ -12,6 +12,7 @@ from typing import TypeVarTuple
 from backends.base import EngineFailure, EngineState, FailureReason
 from backends.llamacpp.embedding_loop import EmbeddingLoop
 from backends.llamacpp.embedding_queue import Vector
+from backends.llamacpp.generation import Delta, Generation
 from backends.llamacpp.grammar import GrammarCompiler
 from backends.llamacpp.image_sources import ImageFetcher
 from backends.llamacpp.loading import Loaded, load, most_image_tokens
@@ -21,7 +22,8 @@ from backends.llamacpp.prefix_cache import PrefixCache
 from backends.llamacpp.prompts import PromptBuilder
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.speculation import Speculation
-from backends.llamacpp.step_loop import Delta, Generation, StepLoop, StepStats
+from backends.llamacpp.step_loop import StepLoop
+from backends.llamacpp.step_stats import StepStats
 from backends.llamacpp.vision import Vision
 
 _Arguments = TypeVarTuple("_Arguments")

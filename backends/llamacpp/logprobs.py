@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backends.llamacpp.sampling import top_k_ids
-from backends.llamacpp.scheduler import Piece
+from backends.llamacpp.sequence import Piece
 
 Float32Array = npt.NDArray[np.float32]
 

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import orjson
 from pydantic import ValidationError
 
+from backends.llamacpp.generation import Generation
 from backends.llamacpp.sampling import SamplingParams
-from backends.llamacpp.step_loop import Generation
 from backends.llamacpp.tools import declared
 from backends.llamacpp.tools.calls import ToolUse
 from backends.openai_schema import (

@@ -8,10 +8,10 @@ import orjson
 from aiohttp import web
 
 from backends.llamacpp.choices import Choices
+from backends.llamacpp.generation import Delta, Finish
 from backends.llamacpp.reasoning import Channel
 from backends.llamacpp.requests import ApiError
 from backends.llamacpp.responses import DONE, Shape, Whole, event
-from backends.llamacpp.step_loop import Delta, Finish
 
 
 async def send_whole(choices: Choices, shape: Shape) -> web.Response:

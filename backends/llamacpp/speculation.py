@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from backends.llamacpp.lookup import NO_GUESS, Guess, NgramIndex, Odds
-from backends.llamacpp.scheduler import Sequence
+from backends.llamacpp.sequence import Sequence
 
 MAX_DRAFT_TOKENS: Final = 15
 """Of one sequence in one step: with the token that is certain, a round sixteen rows."""

@@ -9,10 +9,10 @@ from functools import partial
 from typing import NamedTuple
 
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.generation import Generation
 from backends.llamacpp.guide import MakeGuide
 from backends.llamacpp.prompts import Prompt
 from backends.llamacpp.requests import ApiError
-from backends.llamacpp.step_loop import Generation
 from backends.llamacpp.tools.calls import ToolUse
 from backends.llamacpp.tools.declared import ToolError
 from backends.llamacpp.tools.held import CallGrammars

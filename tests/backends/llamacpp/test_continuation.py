@@ -10,10 +10,10 @@ import pytest
 
 from backends.llamacpp.choices import Choices
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.generation import Delta, Finish, Generation
 from backends.llamacpp.prompts import Prompt
 from backends.llamacpp.reasoning import FORMATS, Channel
 from backends.llamacpp.sampling import SamplingParams
-from backends.llamacpp.step_loop import Delta, Finish, Generation
 from tests.backends.llamacpp.worker import Client, Streamed, Worker, assistant, started, user
 
 CHAT = "/v1/chat/completions"

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.llamacpp.generation import Delta, Finish, Generation
 from backends.llamacpp.healing import Healing, PieceTable, Seam
 from backends.llamacpp.native import Context, Model
 from backends.llamacpp.prompts import Prompt, PromptBuilder
 from backends.llamacpp.sampling import Sampler, SamplingParams, sample_rows
-from backends.llamacpp.scheduler import Scheduler, Sequence
-from backends.llamacpp.step_loop import Delta, Finish, Generation, StepLoop
+from backends.llamacpp.scheduler import Scheduler
+from backends.llamacpp.sequence import Sequence
+from backends.llamacpp.step_loop import StepLoop
 from backends.openai_schema import ChatCompletionRequest
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 from tests.backends.llamacpp.test_continuation import CHAT, continued

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from backends.llamacpp.image_marks import ImageMarks, in_parts
 from backends.llamacpp.image_runs import ImageRun, ImageTokens, n_text_tokens, position_of, run_at
 from backends.llamacpp.native.image_positions import ImagePositions
-from backends.llamacpp.scheduler import Piece, Scheduler, Sequence
+from backends.llamacpp.scheduler import Scheduler
+from backends.llamacpp.sequence import Piece, Sequence
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
 N_BATCH = 32

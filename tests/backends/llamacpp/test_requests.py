@@ -6,9 +6,9 @@ import orjson
 import pytest
 
 from backends.llamacpp.best_of import n_best
+from backends.llamacpp.generation import Generation
 from backends.llamacpp.logprob_requests import n_logprobs
 from backends.llamacpp.requests import ApiError, generations, parse, refuse_unsupported
-from backends.llamacpp.step_loop import Generation
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest
 
 N_CTX, N_VOCAB = 100, 1000

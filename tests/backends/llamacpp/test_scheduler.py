@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backends.llamacpp.logprobs import score
 from backends.llamacpp.prefix_cache import MIN_REUSE_TOKENS
 from backends.llamacpp.prefix_tree import common_prefix, outside_images
-from backends.llamacpp.scheduler import GAP_PATIENCE_STEPS, Piece, Scheduler, Sequence
+from backends.llamacpp.scheduler import GAP_PATIENCE_STEPS, Scheduler
+from backends.llamacpp.sequence import Piece, Sequence
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
 NO_DRAFTS: Mapping[Sequence, list[int]] = {}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.llamacpp.scheduler import Sequence
+from backends.llamacpp.sequence import Sequence
 from backends.llamacpp.speculation import (
     MAX_DRAFT_BYTES,
     MAX_DRAFT_TOKENS,

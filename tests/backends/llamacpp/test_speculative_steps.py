@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backends.llamacpp.generation import Delta, Finish, Generation
 from backends.llamacpp.sampling import Float32Array, SamplingParams
 from backends.llamacpp.scheduler import Scheduler
 from backends.llamacpp.speculation import MAX_DRAFT_TOKENS, Speculation, StepCost
-from backends.llamacpp.step_loop import Delta, Finish, Generation, StepLoop
+from backends.llamacpp.step_loop import StepLoop
 from tests.backends.llamacpp.cells import FakeCells, fake_cache
 
 N_VOCAB = 24

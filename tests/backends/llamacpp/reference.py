@@ -103,28 +103,25 @@ class Reference:
         assert len(rest) <= 3, "only a character that was never finished may be left"
         return gaps
 
-    def misses_on_the_way(self, prompt: str, text: str, n_tokens: int, *, temperature: float, seed: int) -> list[float]:
+    def misses_on_the_way(self, prompt: str, pieces: list[str], *, temperature: float, seed: int) -> list[float]:
         """Walk along a text that was drawn; by how much of the probability each token's share missed the draw.
 
-        Where the text goes on with several tokens, the one that the draw missed least is taken.
+        `pieces` are its tokens, where ends of text were ignored.
         """
         draws = np.random.Generator(np.random.PCG64(seed))
         ends = [token for token in range(self.llama.n_vocab()) if self.is_end(token)]
         self.llama.reset()
         self.llama.eval(self.tokens(prompt))
-        rest, misses = text.encode(), list[float]()
-        for point in draws.random(n_tokens):
+        misses = []
+        for point, piece in zip(draws.random(len(pieces)), pieces, strict=True):
             logits = self.logits().astype(np.float64)
             logits[ends] = -np.inf
             weights = np.exp((logits - logits.max()) / temperature)
             ends_at = np.cumsum(weights) / weights.sum()
-            starts_at = ends_at - weights / weights.sum()
-            missed = np.maximum(np.maximum(starts_at - point, point - ends_at), 0)
-            token = next(int(token) for token in np.argsort(missed, kind="stable") if self.goes_on(rest, int(token)))
+            missed = np.maximum(np.maximum(ends_at - weights / weights.sum() - point, point - ends_at), 0)
+            token = next(int(token) for token in np.argsort(missed) if self.piece(int(token)) == piece.encode())
             misses.append(float(missed[token]))
-            rest = rest[len(self.piece(token)) :]
             self.llama.eval([token])
-        assert len(rest) <= 3, "only a character that was never finished may be left"
         return misses
 
     def goes_on(self, rest: bytes, token: int) -> bool:

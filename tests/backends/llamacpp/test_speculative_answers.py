@@ -67,8 +67,12 @@ async def test_greedy_text_is_that_without_guesses(
 
 @pytest.mark.parametrize("prompt", [COPY, ORDINARY], ids=["copy", "ordinary"])
 async def test_sampled_text_is_what_its_seed_draws(guesser: Client, reference: Reference, prompt: str) -> None:
-    text = await text_of(guesser, prompt, temperature=0.8, seed=11, max_tokens=40, ignore_eos=True)
-    misses = reference.misses_on_the_way(prompt, text, 40, temperature=0.8, seed=11)
+    fields = {"temperature": 0.8, "seed": 11, "max_tokens": 40, "ignore_eos": True, "logprobs": 1}
+    (choice,) = (await guesser.complete(prompt, **fields))["choices"]
+    pieces = choice["logprobs"]["tokens"]
+    assert len(pieces) == 40
+    assert "".join(pieces) == choice["text"]
+    misses = reference.misses_on_the_way(prompt, pieces, temperature=0.8, seed=11)
     assert max(misses) < 0.05, misses
 
 

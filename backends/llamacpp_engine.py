@@ -62,6 +62,7 @@ class LlamaCppSpec:
     chat_template_file: Path | None = None
     embeds: bool = False
     matryoshka: bool = False
+    cache_ram_mib: int = 1024
     speculation: Literal["off", "lookup"] = "off"
     load_timeout_s: float = 600.0
     mmproj: str | None = None
@@ -140,6 +141,7 @@ def argv(spec: LlamaCppSpec, *, model: Path, socket: Path, mmproj: Path | None =
         "--chat-template-file": spec.chat_template_file,
         "--mmproj": mmproj,
         "--images-per-prompt": spec.images_per_prompt if mmproj else None,
+        "--cache-ram-mib": spec.cache_ram_mib,
         "--speculation": spec.speculation,
     }
     given = [text for option, value in options.items() if value is not None for text in (option, str(value))]

@@ -65,6 +65,7 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         chat_template_file=engine.chat_template_file,
         embeds=service.task == "embed",
         matryoshka=engine.matryoshka,
+        cache_ram_mib=engine.cache_ram_mib,
         speculation=engine.speculation,
         load_timeout_s=engine.load_timeout_s,
         mmproj=_mmproj(engine, service),

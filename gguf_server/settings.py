@@ -82,6 +82,9 @@ class LlamaCppEngineSettings(Strict):
     matryoshka: bool = Field(
         False, description="The vectors of this embedding model may be cut short: `dimensions` is allowed."
     )
+    cache_ram_mib: int = Field(
+        1024, ge=0, description="MiB of RAM for prompts that had to leave the KV cache, to be put back later; 0: none."
+    )
     speculation: Literal["off", "lookup"] = Field(
         "off", description="lookup: what followed the same words before is computed along with the next token."
     )

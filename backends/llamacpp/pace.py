@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 PROMPT_STEP_S: Final = 0.25
-"""A step with prompt pieces in it should take about this long: the longest gap a running answer is made to wait."""
+"""A step with prompt pieces in it should take about this long: the gap that a running answer is made to wait."""
+
+LONGEST_PROMPT_STEP_S: Final = 0.5
+"""The same while more wait for their first word than are being answered: most are served by getting them there."""
 
 MIN_PROMPT_BUDGET: Final = 64
 
@@ -17,10 +20,12 @@ class Pace:
 
     tokens_per_s: float = 0.0
 
-    def budget(self, n_batch: int) -> int:
+    def budget(self, n_batch: int, *, n_answering: int = 1, n_unanswered: int = 1) -> int:
+        """Prompt tokens of the next step, with so many sequences being answered and so many before their answer."""
         if not self.tokens_per_s:
             return min(n_batch, 4 * MIN_PROMPT_BUDGET)
-        return max(MIN_PROMPT_BUDGET, min(n_batch, int(self.tokens_per_s * PROMPT_STEP_S)))
+        step_s = min(PROMPT_STEP_S * max(1.0, n_unanswered / max(n_answering, 1)), LONGEST_PROMPT_STEP_S)
+        return max(MIN_PROMPT_BUDGET, min(n_batch, int(self.tokens_per_s * step_s)))
 
     def learn(self, n_prompt_tokens: int, elapsed_s: float) -> None:
         if n_prompt_tokens >= MIN_PROMPT_BUDGET // 2:

@@ -26,12 +26,16 @@ MIN_REUSE_TOKENS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The beginning of a prompt that need not be computed. `n_new_cells`: what the whole prompt will take."""
+    """The beginning of a prompt that need not be computed. `n_new_cells`: what the whole prompt will take.
+
+    `holders`: all who have it; `seq_id` is the best of them to take it from.
+    """
 
     n_tokens: int
     n_new_cells: int
     seq_id: int | None = None
     spilled: int | None = None
+    holders: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -95,14 +99,14 @@ class PrefixCache:
     def find(self, tokens: list[int]) -> Match:
         """The longest beginning of a prompt that can be had; its last token is always computed, for its logits."""
         n_all = len(tokens)
-        n_tokens, seq_id = self._find_held(tokens)
+        n_tokens, seq_id, holders = self._find_held(tokens)
         n_spilled, key = self._spilled.find(tokens, len(tokens) - 1)
         if key is not None and n_spilled >= n_tokens + MIN_REUSE_TOKENS:
             return Match(n_spilled, max(n_all, self._spilled.n_tokens(key)), spilled=key)
         is_free = seq_id is None or self._cells.forks_share_cells or self._is_whole(seq_id, n_tokens)
-        return Match(n_tokens, n_all - n_tokens if is_free else n_all, seq_id)
+        return Match(n_tokens, n_all - n_tokens if is_free else n_all, seq_id, holders=holders)
 
-    def _find_held(self, tokens: list[int]) -> tuple[int, int | None]:
+    def _find_held(self, tokens: list[int]) -> tuple[int, int | None, frozenset[int]]:
         for n_common, holders in self._tree.find(tokens):
             n_tokens = outside_images(tokens, min(n_common, len(tokens) - 1))
             if n_tokens < MIN_REUSE_TOKENS:
@@ -110,8 +114,9 @@ class PrefixCache:
             usable = [seq_id for seq_id in holders if self._is_usable(seq_id, n_tokens)]
             if usable:
                 # One that can be gone on with in place first, then who was used last: it has the longest to live.
-                return n_tokens, max(usable, key=lambda i: (self._is_whole(i, n_tokens), self._used_at[i], -i))
-        return 0, None
+                best = max(usable, key=lambda i: (self._is_whole(i, n_tokens), self._used_at[i], -i))
+                return n_tokens, best, frozenset(usable)
+        return 0, None, frozenset()
 
     def _is_usable(self, seq_id: int, n_tokens: int) -> bool:
         if self._cells.can_fork(seq_id, n_tokens):
@@ -129,6 +134,8 @@ class PrefixCache:
         target = source if in_place and source is not None else self._target(match)
         if source is not None:
             self._touch(source)
+        if target in match.holders and self._cells.can_keep(target, match.n_tokens):
+            source = target  # it would give way to a copy of what it has itself
         if target == source:
             n_tokens = self._go_on(target, match.n_tokens)
         elif source is not None:
@@ -272,10 +279,10 @@ class PrefixCache:
         return n_tokens
 
     def _spill(self, seq_id: int) -> None:
-        """Save a sequence where that is worth it: long enough, and not held by anybody else."""
+        """Save a sequence where that is worth it: for long enough an end that nobody else has."""
         if self._tree.n_tokens(seq_id) < MIN_REUSE_TOKENS or not self._spilled.budget_bytes:
             return
-        if self.cuts_anywhere and self._tree.is_covered(seq_id):
+        if self.cuts_anywhere and self._tree.n_own_tokens(seq_id) < MIN_REUSE_TOKENS:
             return
         tokens = self._tree.tokens(seq_id)
         if self._spilled.has(tokens):

@@ -76,9 +76,9 @@ class PrefixTree:
             for node in nodes.values()
         )
 
-    def is_covered(self, holder: int) -> bool:
-        """Whether another holder has all of its tokens too."""
-        return len(self._ends[holder].copies) > 1
+    def n_own_tokens(self, holder: int) -> int:
+        """Tokens at a holder's end that nobody else has behind the same beginning."""
+        return sum(len(node.tokens) for node in self._path(holder) if len(node.copies) == 1)
 
     def find(self, tokens: list[int]) -> Iterator[tuple[int, list[int]]]:
         """Common beginnings of `tokens` and what is held, longest first: (number of tokens, holders that have them)."""

@@ -133,7 +133,7 @@ class StepLoop:
         del self._by_id[answer.generation_id]
 
     def _step(self) -> list[Delta]:
-        pieces = self.scheduler.plan(self._pace.budget(self.scheduler.n_batch), self._drafts())
+        pieces = self.scheduler.plan(self._prompt_budget(), self._drafts())
         self._note_load()
         if not pieces:
             return []
@@ -157,6 +157,12 @@ class StepLoop:
         if self.speculation is not None and not n_prompt_tokens:
             self.speculation.cost.learn(len(pieces), n_rows - len(pieces), elapsed_s)
         return self._sample(pieces)
+
+    def _prompt_budget(self) -> int:
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        n_answering = sum(sequence.is_decoding for sequence in running)
+        n_unanswered = len(running) - n_answering + len(waiting)
+        return self._pace.budget(self.scheduler.n_batch, n_answering=n_answering, n_unanswered=n_unanswered)
 
     def _drafts(self) -> dict[Sequence, list[int]]:
         """Guesses for the next step: not of what a seam allows, nor beside scores or the positions of an image."""

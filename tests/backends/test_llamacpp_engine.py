@@ -41,12 +41,14 @@ def test_command_line_of_a_full_specification() -> None:
         use_mmap=False,
         chat_template_file=Path("t.jinja"),
         cache_type_k="q8_0",
+        cache_ram_mib=0,
         speculation="lookup",
     )
     line = argv(spec, model=MODEL, socket=SOCKET)
     assert option(line, "--n-ctx-total") == "8192"
     assert option(line, "--threads") == "2"
     assert option(line, "--chat-template-file") == "t.jinja"
+    assert option(line, "--cache-ram-mib") == "0"
     assert option(line, "--speculation") == "lookup"
     assert option(line, "--cache-type-k") == "q8_0"
     assert line[-1] == "--no-mmap"

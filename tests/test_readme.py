@@ -34,9 +34,16 @@ def test_the_failover_settings_shown_are_the_defaults(tmp_path: Path) -> None:
 
 
 def test_the_engines_of_others_are_valid(tmp_path: Path) -> None:
-    engines = read(EXAMPLES[2], tmp_path).services["qwen3"].engines
+    engines = read(EXAMPLES[3], tmp_path).services["qwen3"].engines
     assert [engine.kind for engine in engines] == ["llama-server", "openai"]
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
+
+
+def test_the_settings_shown_of_the_llamacpp_engine_are_valid(tmp_path: Path) -> None:
+    services = read(EXAMPLES[2], tmp_path).services
+    assert services["gemma4"].engines[0].kind == "llamacpp"
+    assert services["gemma4"].image_hosts == ("pacs.example",)
+    assert services["search"].task == "embed"
 
 
 def test_the_table_of_services_agrees_with_the_presets() -> None:

@@ -1,8 +1,9 @@
 """How large llama.cpp's compute buffers become: its graph allocator, walked through without a byte being allocated.
 
 A result takes the smallest hole that holds it, or grows the buffer; it is freed behind its last reader, and some
-operations write over what they read, unless they read it as a view (as other dimensions, or a part of it). Where a node reads from the other device, a copy is made before the first node
-of the run of nodes it belongs to. The rules are those of ggml-alloc.c and ggml-backend.cpp, for one card and the host.
+operations write over what they read, unless they read it as a view (in other dimensions, or a part of it). Where a
+node reads from the other device, a copy is made before the first node of the run of nodes it belongs to. The rules are
+those of ggml-alloc.c and ggml-backend.cpp, for one card and the host.
 """
 
 from __future__ import annotations
@@ -87,13 +88,12 @@ def buffer_bytes(graph: Graph) -> dict[Device, int]:
 
 
 def _place(node: _Node, offsets: dict[Result, int], readers: Counter[Result], heap: _Heap) -> None:
-    is_free = {source: source in offsets and readers[source] == 1 and not source.is_output for source in node.overwritable}
-    same_size = (source for source in node.overwritable if source.n_bytes == node.result.n_bytes)
-    overwritten = next((source for source in same_size if is_free[source]), None)
-    if overwritten is None:
-        offsets[node.result] = heap.take(node.result.n_bytes)
-    else:
-        offsets[node.result] = offsets.pop(overwritten)
+    for source in node.overwritable:
+        is_free = source in offsets and readers[source] == 1 and not source.is_output
+        if is_free and source.n_bytes == node.result.n_bytes:
+            offsets[node.result] = offsets.pop(source)
+            return
+    offsets[node.result] = heap.take(node.result.n_bytes)
 
 
 def _with_copies(graph: Graph) -> list[_Node]:

@@ -10,7 +10,7 @@ from backends.llamacpp.pace import LONGEST_PROMPT_STEP_S, MIN_PROMPT_BUDGET, PRO
 def test_budget_is_what_the_last_prompts_let_expect_of_a_step() -> None:
     pace = Pace()
     pace.learn(400, 1.0)
-    assert pace.budget(2048) == int(400 * PROMPT_STEP_S)
+    assert pace.budget(2048, n_answering=4) == int(400 * PROMPT_STEP_S)
     assert pace.budget(80) == 80
 
 

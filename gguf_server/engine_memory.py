@@ -6,7 +6,7 @@ from typing import Any
 
 from gguf_server import gpus, host_memory
 from gguf_server.card_memory import Read
-from gguf_server.planning import Held, Room
+from gguf_server.planning import CardSeen, Held, Room
 
 
 class EngineMemory:
@@ -21,7 +21,8 @@ class EngineMemory:
         cards = self._cards()
         self._used_before = _used(cards)
         free = sum(card["memory_total_bytes"] for card in cards) - self._used_before
-        return Room(free if cards else None, host_memory.free_bytes())
+        seen = tuple(CardSeen(card["name"], card["memory_total_bytes"]) for card in cards)
+        return Room(free if cards else None, host_memory.free_bytes(), seen)
 
     def held(self, pid: int) -> Held:
         """Of a process and those below it. Where the driver names no owners, what the cards hold more than before."""

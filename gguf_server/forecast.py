@@ -13,8 +13,8 @@ from gguf_server.planning import EnginePlan, Held, Room, is_off_the_card, is_slo
 from gguf_server.stream_speed import Sample, SpeedRecord
 
 Policy = Literal["enforce", "warn", "off"]
-MakePlan = Callable[[], EnginePlan]
-"""May block for the reading of a file's header."""
+MakePlan = Callable[[Room], EnginePlan]
+"""What a load into that room is expected to come to. May block for the reading of a file's header."""
 
 _NO_PLAN: Final = EnginePlan(gaps=("nothing is known of this engine beforehand",))
 _OFF: Final = EnginePlan(gaps=('plan = "off"',))
@@ -49,10 +49,9 @@ class Forecast:
     async def refuses(self, coming_back: Held = _NOTHING) -> EngineFailure | None:
         """Plan a load. Why it is not to be tried, where the plan has that say; others give `coming_back` back first."""
         self.held, self.speed, self._was_slow = _NOTHING, SpeedRecord(), False
-        await asyncio.to_thread(self._plan)
-        room = self.room.plus(coming_back.gpu_bytes or 0, coming_back.host_bytes or 0)
-        self.objection = may_try(self.plan, room) if self._make is not None else None
-        return self.objection if self.policy == "enforce" else None
+        await asyncio.to_thread(self._plan, coming_back)
+        self.objection = may_try(self.plan, self.room) if self._make is not None else None
+        return self.objection if self.policy == "enforce" and self.plan.is_binding else None
 
     async def measure(self, pid: int | None) -> None:
         """Once it is loaded."""
@@ -87,7 +86,7 @@ class Forecast:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should look at, in sentences."""
-        told = [self.objection.detail] if self.objection is not None else []
+        told = [*self.plan.concerns, *([self.objection.detail] if self.objection is not None else [])]
         if self.is_off_the_card:
             told.append(_ON_THE_PROCESSOR)
         expected, typical = self.expected_tokens_per_s, self.speed.typical()
@@ -98,13 +97,13 @@ class Forecast:
             )
         return tuple(told)
 
-    def _plan(self) -> None:
+    def _plan(self, coming_back: Held) -> None:
         if self._memory is not None:
-            self.room = self._memory.room()
+            self.room = self._memory.room().plus(coming_back.gpu_bytes or 0, coming_back.host_bytes or 0)
         if self._make is None:
             return
         try:
-            self.plan = self._make()
+            self.plan = self._make(self.room)
         except Exception as error:  # noqa: BLE001 - a plan is advice: no fault in making one stops an engine
             log.warning("no plan could be made", why=type(error).__name__)
             self.plan = EnginePlan(gaps=(f"no plan could be made: {type(error).__name__}",))

@@ -6,7 +6,7 @@ Who makes such a plan is `gguf_server.engine_plans`; who asks for it, and holds 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.base import EngineFailure, FailureReason
@@ -61,11 +61,24 @@ class ExpectedSpeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """`gaps` say why there is no `memory` or no `speed`, one sentence each."""
+    """`gaps` say why there is no `memory` or no `speed`, one sentence each; `concerns`, what is amiss beforehand.
+
+    A plan that is not `is_binding` refuses nothing: settings that it does not read may change all of it.
+    """
 
     memory: MemoryNeed | None = None
     speed: ExpectedSpeed | None = None
     gaps: tuple[str, ...] = ()
+    concerns: tuple[str, ...] = ()
+    is_binding: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CardSeen:
+    """As NVML names it."""
+
+    name: str
+    total_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +87,14 @@ class Room:
 
     gpu_free_bytes: int | None = None
     host_free_bytes: int | None = None
+    cards: tuple[CardSeen, ...] = ()
 
     def plus(self, gpu_bytes: int, host_bytes: int) -> Room:
         """Once others have given these back."""
-        return Room(
-            None if self.gpu_free_bytes is None else self.gpu_free_bytes + gpu_bytes,
-            None if self.host_free_bytes is None else self.host_free_bytes + host_bytes,
+        return replace(
+            self,
+            gpu_free_bytes=None if self.gpu_free_bytes is None else self.gpu_free_bytes + gpu_bytes,
+            host_free_bytes=None if self.host_free_bytes is None else self.host_free_bytes + host_bytes,
         )
 
 

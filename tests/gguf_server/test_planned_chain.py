@@ -49,7 +49,7 @@ def needs(*, gpu_gib: float = 0, host_gib: float = 0, token_s: float = 0.02) -> 
 
 
 def forecast(plan: EnginePlan, memory: Memory | None = None, policy: Policy = "enforce") -> Forecast:
-    return Forecast(lambda: plan, memory or Memory(), policy)
+    return Forecast(lambda _: plan, memory or Memory(), policy)
 
 
 @asynccontextmanager
@@ -114,7 +114,7 @@ async def test_a_plan_that_may_not_decide_stops_nobody(policy: Policy, n_warning
 
 
 async def test_a_plan_that_cannot_be_made_stops_nobody() -> None:
-    def broken() -> EnginePlan:
+    def broken(_: Room) -> EnginePlan:
         raise ZeroDivisionError("a file that nobody thought of")
 
     engine = ScriptedEngine("a")

@@ -19,44 +19,44 @@ _PATTERN: Final = "attention.sliding_window_pattern"
 class _Rule:
     """One layer in `period` sees everything: the last of them, or with `full_first` the first; with 0 none does.
 
-    Without `period` the file must list the layers. `default_window` holds where the file does not say,
-    `fixed_window` where it says anything but zero, `n_layers` is the one depth the rule is for.
+    Without `period` the file must list the layers, without `default_window` it must say how wide the window is.
+    `fixed_window` holds where it says anything but zero. `n_layers` is the one depth the rule is for.
     """
 
     period: int | None = None
     full_first: bool = False
-    default_window: int = 0
+    default_window: int | None = None
     fixed_window: int | None = None
     n_layers: int | None = None
 
 
 _RULES: Final = {
-    "afmoe": _Rule(4),
+    "afmoe": _Rule(4, default_window=0),
     "cohere2": _Rule(4),
     "cohere2moe": _Rule(4, full_first=True),
     "deepseek4": _Rule(0),
-    "dflash": _Rule(),
+    "dflash": _Rule(default_window=0),
     "dots3note": _Rule(),
-    "exaone-moe": _Rule(4, default_window=128),
+    "exaone-moe": _Rule(4),
     "exaone4": _Rule(4, default_window=4096, n_layers=64),
     "gemma-embedding": _Rule(6),
     "gemma2": _Rule(2, default_window=4096),
-    "gemma3": _Rule(6),
+    "gemma3": _Rule(6, default_window=0),
     "gemma3n": _Rule(5),
     "gemma4": _Rule(),
     "gemma4-assistant": _Rule(),
     "gpt-oss": _Rule(2),
     "granite_swa": _Rule(),
-    "laguna": _Rule(4, full_first=True),
+    "laguna": _Rule(4, full_first=True, default_window=0),
     "llama4": _Rule(4, default_window=8192, fixed_window=8192),
     "maple": _Rule(),
-    "mellum": _Rule(4),
+    "mellum": _Rule(4, default_window=0),
     "mimo2": _Rule(),
-    "modern-bert": _Rule(3, full_first=True),
+    "modern-bert": _Rule(3, full_first=True, default_window=0),
     "muse-glimmer": _Rule(4),
-    "olmo2": _Rule(4),
-    "plamo3": _Rule(8),
-    "smallthinker": _Rule(4, full_first=True, fixed_window=4096),
+    "olmo2": _Rule(4, default_window=0),
+    "plamo3": _Rule(8, default_window=0),
+    "smallthinker": _Rule(4, full_first=True, default_window=0, fixed_window=4096),
     "spark2_5": _Rule(),
     "step35": _Rule(),
 }

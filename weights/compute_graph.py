@@ -57,7 +57,7 @@ def _embeddings(frame: Frame) -> Result:
     embeddings = graph.compute(Device.HOST, frame.rows(frame.model.n_embd), tokens)
     if table := frame.model.tensor("per_layer_token_embd.weight"):
         looked_up = graph.compute(Device.HOST, frame.rows(table.shape[0]), graph.input(I32_BYTES * n_tokens))
-        frame.per_layer_rows = graph.compute(frame.device(0), frame.rows(table.shape[0]), views=(looked_up,))
+        frame.per_layer_rows = graph.compute(frame.device(0), looked_up.n_bytes, views=(looked_up,), in_place=True)
     if frame.model.architecture in _SCALE_EMBEDDINGS:
         return graph.compute(frame.device(0), embeddings.n_bytes, embeddings, in_place=True)
     return embeddings

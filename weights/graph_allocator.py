@@ -36,7 +36,12 @@ class Result:
 class _Node:
     result: Result
     sources: tuple[Result, ...]
-    overwritable: tuple[Result, ...] = ()
+    views: tuple[Result, ...] = ()
+    in_place: bool = False
+
+    @property
+    def reads(self) -> tuple[Result, ...]:
+        return (*self.sources, *self.views)
 
 
 @dataclass(slots=True)
@@ -63,7 +68,7 @@ class Graph:
     ) -> Result:
         """`in_place`: may overwrite the first of `sources` that is of its own size and that nothing else reads."""
         result = Result(n_bytes, device, is_output)
-        self.nodes.append(_Node(result, (*sources, *views), sources if in_place else ()))
+        self.nodes.append(_Node(result, sources, views, in_place))
         return result
 
     def store(self, device: Device, *sources: Result) -> None:
@@ -75,12 +80,12 @@ def buffer_bytes(graph: Graph) -> dict[Device, int]:
     """Size of the compute buffer of each device."""
     heaps = {device: _Heap(alignment) for device, alignment in _ALIGNMENT.items()}
     nodes = _with_copies(graph)
-    readers = Counter(source for node in nodes for source in node.sources)
+    readers = Counter(source for node in nodes for source in node.reads)
     offsets = {result: heaps[result.device].take(result.n_bytes) for result in graph.inputs}
     for node in nodes:
         if node.result.n_bytes:
             _place(node, offsets, readers, heaps[node.result.device])
-        for source in node.sources:
+        for source in node.reads:
             readers[source] -= 1
             if not readers[source] and not source.is_output and source in offsets:
                 heaps[source.device].give_back(offsets.pop(source), source.n_bytes)
@@ -88,7 +93,7 @@ def buffer_bytes(graph: Graph) -> dict[Device, int]:
 
 
 def _place(node: _Node, offsets: dict[Result, int], readers: Counter[Result], heap: _Heap) -> None:
-    for source in node.overwritable:
+    for source in node.sources if node.in_place else ():
         is_free = source in offsets and readers[source] == 1 and not source.is_output
         if is_free and source.n_bytes == node.result.n_bytes:
             offsets[node.result] = offsets.pop(source)
@@ -102,15 +107,16 @@ def _with_copies(graph: Graph) -> list[_Node]:
     nodes: list[_Node] = []
     for run in _runs(graph.nodes):
         device = run[0].result.device
-        foreign = dict.fromkeys(source for node in run for source in node.sources if source.device is not device)
+        foreign = dict.fromkeys(source for node in run for source in node.reads if source.device is not device)
         for source in foreign:
             if source not in copies:
                 copies[source] = Result(source.n_bytes, device)
                 nodes.append(_Node(copies[source], (source,)))
         for node in run:
-            here = tuple(copies[source] if source in foreign else source for source in node.sources)
-            overwritable = tuple(copies[source] if source in foreign else source for source in node.overwritable)
-            nodes.append(_Node(node.result, here, overwritable))
+            sources = tuple(copies[source] if source in foreign else source for source in node.sources)
+            copied = tuple(copies[view] for view in node.views if view in foreign)  # a copy is no view any more
+            views = tuple(view for view in node.views if view not in foreign)
+            nodes.append(_Node(node.result, (*sources, *copied), views, node.in_place))
     return nodes
 
 

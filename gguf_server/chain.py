@@ -208,7 +208,6 @@ class EngineChain:
         link, loop = self.links[number], asyncio.get_running_loop()
         try:
             self._tell("engine starting", link)
-            link.n_starts += 1
             began = loop.time()
             if link.memory is not None:
                 await link.memory.note()
@@ -220,7 +219,7 @@ class EngineChain:
             link.load_s = round(loop.time() - began, 2)
             await link.forecast.measure(link.engine.pid)
             self._tell("engine ready", link, load_s=link.load_s)
-            self._warn(link)
+            self._warn(link, link.forecast.shortcomings)
             await self._serve(number)
         finally:
             link.become(Phase.ENDING)
@@ -235,6 +234,8 @@ class EngineChain:
         link.refusal = await link.forecast.refuses()
         if link.refusal is not None:
             raise link.refusal
+        self._warn(link, link.forecast.doubts)
+        link.n_starts += 1
         await link.engine.start()
 
     async def _serve(self, number: int) -> None:
@@ -268,11 +269,10 @@ class EngineChain:
 
     def _note_speed(self, link: Link, sample: Sample) -> None:
         if link.forecast.note(sample):
-            self._warn(link)
+            self._warn(link, link.forecast.shortcomings)
 
-    def _warn(self, link: Link) -> None:
-        """Of whatever differs from the plan."""
-        for warning in link.forecast.warnings:
+    def _warn(self, link: Link, warnings: Sequence[str]) -> None:
+        for warning in warnings:
             self._tell("engine is not as planned", link, level=logging.WARNING, warning=warning)
 
     def _note(self, number: int, failure: EngineFailure, *, was_stable: bool) -> None:

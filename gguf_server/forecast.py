@@ -18,6 +18,7 @@ MakePlan = Callable[[Room], EnginePlan]
 
 _NO_PLAN: Final = EnginePlan(gaps=("nothing is known of this engine beforehand",))
 _OFF: Final = EnginePlan(gaps=('plan = "off"',))
+_OVERRULE: Final = 'plan = "warn" in the service\'s settings tries it all the same'
 _NOTHING: Final = Held()
 _ON_THE_PROCESSOR: Final = "next to nothing of it is on the card: it computes on the processor"
 
@@ -33,13 +34,15 @@ class Memory(Protocol):
 
 
 class Forecast:
-    """`objection`: why the plan is against the last load; `held` and `speed` are what that load came to."""
+    """`objection`: why the plan is against the last load, which was tried all the same; `held` and `speed` are what
+    that load came to.
+    """
 
     def __init__(self, make: MakePlan | None = None, memory: Memory | None = None, policy: Policy = "enforce") -> None:
         self.policy = policy
         self.plan = _OFF if policy == "off" else _NO_PLAN
         self.room = Room()
-        self.objection: EngineFailure | None = None
+        self.objection: str | None = None
         self.held = _NOTHING
         self.speed = SpeedRecord()
         self._make = None if policy == "off" else make
@@ -50,8 +53,14 @@ class Forecast:
         """Plan a load. Why it is not to be tried, where the plan has that say; others give `coming_back` back first."""
         self.held, self.speed, self._was_slow = _NOTHING, SpeedRecord(), False
         await asyncio.to_thread(self._plan, coming_back)
-        self.objection = may_try(self.plan, self.room) if self._make is not None else None
-        return self.objection if self.policy == "enforce" and self.plan.is_binding else None
+        failure = may_try(self.plan, self.room) if self._make is not None else None
+        self.objection = None
+        if failure is None:
+            return None
+        if self.policy == "enforce" and self.plan.is_binding:
+            return EngineFailure(failure.reason, f"it was not tried: {failure.detail}; {_OVERRULE}")
+        self.objection = f"by its plan {failure.detail}"
+        return None
 
     async def measure(self, pid: int | None) -> None:
         """Once it is loaded."""
@@ -84,11 +93,14 @@ class Forecast:
         return need is not None and need.gpu_bytes > 0 and is_off_the_card(need, self.held)
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a person should look at, in sentences."""
-        told = [*self.plan.concerns, *([self.objection.detail] if self.objection is not None else [])]
-        if self.is_off_the_card:
-            told.append(_ON_THE_PROCESSOR)
+    def doubts(self) -> tuple[str, ...]:
+        """What speaks against a load that is made all the same, in sentences."""
+        return self.plan.concerns if self.objection is None else (*self.plan.concerns, self.objection)
+
+    @property
+    def shortcomings(self) -> tuple[str, ...]:
+        """What the load did not come to, in sentences."""
+        told = [_ON_THE_PROCESSOR] if self.is_off_the_card else []
         expected, typical = self.expected_tokens_per_s, self.speed.typical()
         if self.is_slow and typical is not None and expected is not None:
             told.append(

@@ -13,7 +13,6 @@ from backends.base import EngineFailure, FailureReason
 
 GIB: Final = 1 << 30
 _HALF: Final = 0.5
-_OVERRULE: Final = 'plan = "warn" in the service\'s settings tries it all the same'
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ class Held:
 
 
 def may_try(plan: EnginePlan, room: Room) -> EngineFailure | None:
-    """Why an engine need not be tried: it would not fit even if the plan erred in its favour by all it may."""
+    """Why an engine need not be tried: it would not fit even if the plan were wrong by all it may be."""
     need = plan.memory
     if need is None:
         return None
@@ -119,8 +118,8 @@ def may_try(plan: EnginePlan, room: Room) -> EngineFailure | None:
     )
     for n_bytes, limit, what in limits:
         if limit is not None and n_bytes * at_least > limit:
-            detail = f"it is not tried: it needs about {_gib(n_bytes)} GiB, and {_gib(limit)} GiB {what}"
-            return EngineFailure(FailureReason.OUT_OF_MEMORY, "; ".join((detail, *need.advice, _OVERRULE)))
+            detail = f"it needs about {_gib(n_bytes)} GiB, and {_gib(limit)} GiB {what}"
+            return EngineFailure(FailureReason.OUT_OF_MEMORY, "; ".join((detail, *need.advice)))
     return None
 
 

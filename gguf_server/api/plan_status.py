@@ -14,7 +14,7 @@ def describe_plan(forecast: Forecast) -> dict[str, Any]:
         "memory": _memory(forecast),
         "decode_tokens_per_s": _speed(forecast),
         "prompt_tokens_per_s": {"predicted": _rounded(_prompt_speed(forecast)), "measured": None},
-        "warnings": list(forecast.warnings),
+        "warnings": [*forecast.doubts, *forecast.shortcomings],
         "gaps": list(forecast.plan.gaps),
     }
 

@@ -22,7 +22,7 @@ from backends.supervised import LaunchPlan, SupervisedEngine
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
 from gguf_server.chain import EngineChain
-from gguf_server.engines import build
+from gguf_server.engines import build, forecasts
 from gguf_server.keys import KeyRing
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServiceSettings
@@ -180,7 +180,13 @@ async def gateway(
                 **settings,
             }
         )
-        chain = EngineChain("fake", made or build(of, Path(folder)), warm_standby=standby == "warm", settings=failover)
+        chain = EngineChain(
+            "fake",
+            made or build(of, Path(folder)),
+            warm_standby=standby == "warm",
+            settings=failover,
+            forecasts=None if made else forecasts(of, Path(folder), None),
+        )
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         runner = web.AppRunner(

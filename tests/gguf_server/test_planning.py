@@ -47,7 +47,6 @@ def test_what_does_not_fit_the_card_is_told_with_both_figures_and_what_to_change
     assert failure.reason is FailureReason.OUT_OF_MEMORY
     assert "needs about 14.0 GiB, and 11.5 GiB of the card are free" in failure.detail
     assert "a max_model_len of 8192 would fit" in failure.detail
-    assert 'plan = "warn"' in failure.detail
 
 
 def test_what_does_not_fit_the_machine_is_refused_as_well() -> None:

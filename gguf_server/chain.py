@@ -26,6 +26,7 @@ from gguf_server.planning import Held
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample
+from gguf_server.trial import trying_out
 
 _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
@@ -248,7 +249,8 @@ class EngineChain:
         link.become(Phase.UP)
         self._poke.set()
         try:
-            failure = await serving.watch(self._settings)
+            async with trying_out(serving, is_wanted=link.forecast.plan.speed is not None):
+                failure = await serving.watch(self._settings)
             was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
             self._withdraw(link)
             self._poke.set()

@@ -41,9 +41,7 @@ def forecasts(service: ServiceSettings, runtime_dir: Path, read_cards: Read | No
     return [_forecast(engine, service, runtime_dir, read_cards) for engine in service.engines]
 
 
-def _forecast(
-    engine: EngineSettings, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None
-) -> Forecast:
+def _forecast(engine: EngineSettings, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> Forecast:
     if isinstance(engine, OpenAIEngineSettings):
         return Forecast(policy=service.plan)
     is_on_card = isinstance(engine, VllmEngineSettings) or engine.device != "cpu"

@@ -24,7 +24,8 @@ _WORKER_BYTES: Final = 130 << 20
 _SERVER_BYTES: Final = 30 << 20
 _SERVER_BATCH: Final = 2048  # its default
 _NO_OFFLOAD: Final = (
-    "a card is there, and this build of llama-cpp-python cannot compute on it: install it with CMAKE_ARGS=-DGGML_CUDA=on"
+    "a card is there, and this build of llama-cpp-python cannot compute on it: reinstall it with"
+    " CMAKE_ARGS=-DGGML_CUDA=on"
 )
 _NOT_READ: Final = "extra_args may change what is planned, so that the plan refuses nothing"
 _EMBEDS: Final = "no plan is made for models that embed texts"

@@ -235,3 +235,26 @@ async def test_streams_in_company_are_not_measured() -> None:
         replies = await asyncio.gather(*(gw.ask(stream=True) for _ in range(2)))
         assert all(reply.is_done for reply in replies)
         assert gw.chain.links[0].forecast.speed.n_streams == 0
+
+
+def fake_forecast(token_s: float) -> Forecast:
+    return forecast(needs(host_gib=0.01, token_s=token_s))
+
+
+async def test_an_engine_with_a_planned_speed_is_tried_out_before_anybody_asks(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with gateway(("--answer-words", "40", "--token-s", "0.002"), forecasts=[fake_forecast(1e-9)]) as gw:
+        await gw.until(lambda: gw.link("a").forecast.speed.n_streams == 3)
+        assert "engine is not as planned" in capsys.readouterr().out
+        assert gw.link("a").serving.idle_since is not None
+        assert gw.service.totals.n_requests == 0
+
+
+async def test_a_trial_that_fails_is_left_to_whoever_needs_the_engine() -> None:
+    async with running([ScriptedEngine("a")], [forecast(needs())]) as chain:  # whose endpoint leads nowhere
+        await until(lambda: serves(chain, "a"))
+        serving = chain.serving
+        assert serving is not None
+        await until(lambda: serving.idle_since not in (None, serving.up_since))
+        assert (serving.is_suspect, serving.n_failures) == (False, 0)

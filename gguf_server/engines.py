@@ -26,7 +26,7 @@ from gguf_server.settings import (
     ServiceSettings,
     VllmEngineSettings,
 )
-from gguf_server.vllm_plan import plan_vllm
+from gguf_server.vllm_plan import plan_vllm_engine
 
 _MOST_SEQUENCES: Final = 256  # llama.cpp's own limit; who is over it waits inside the worker
 
@@ -60,7 +60,7 @@ def _planning(
         case LlamaServerEngineSettings():
             return partial(plan_llama_server, _llama_server_spec(engine, service, runtime_dir))
         case VllmEngineSettings():
-            return partial(plan_vllm, _vllm_spec(engine, service, runtime_dir))
+            return partial(plan_vllm_engine, _vllm_spec(engine, service, runtime_dir))
     assert_never(engine)
 
 

@@ -10,11 +10,12 @@ from typing import Final
 from backends.llama_server import LlamaServerSpec
 from backends.llamacpp_engine import LlamaCppSpec
 from gguf_server.planning import EnginePlan, MemoryNeed, Part, Room
+from gguf_server.speeds import llama_speed
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
 from weights.load_settings import LoadSettings
 from weights.memory_advice import advise
-from weights.memory_plan import UnplannedModel, plan_memory
+from weights.memory_plan import plan_memory
 from weights.refs import WeightsMissing, resolve
 
 MEMORY_ERROR: Final = 0.1
@@ -35,6 +36,16 @@ _WORDS: Final = "what would fit (n_ctx is max_model_len here, sequences are n_pa
 @dataclass(frozen=True, slots=True)
 class _CardMemory:
     memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """What an engine computes on; `n_program_bytes`: what it takes of the host beside llama.cpp."""
+
+    room: Room
+    on_card: bool
+    n_threads: int | None
+    n_program_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,8 @@ def plan_worker(spec: LlamaCppSpec, room: Room) -> EnginePlan:
     has_card = bool(room.cards) and spec.device != "cpu"
     cannot = has_card and spec.device == "auto" and not can_offload()
     on_card = has_card and not cannot
-    plan = _plan(spec.weights, spec.mmproj, settings, room, on_card=on_card, n_program_bytes=_WORKER_BYTES)
+    where = _Where(room=room, on_card=on_card, n_threads=spec.n_threads, n_program_bytes=_WORKER_BYTES)
+    plan = _plan(spec.weights, spec.mmproj, settings, where)
     return replace(plan, concerns=(_NO_OFFLOAD,)) if cannot else plan
 
 
@@ -76,7 +88,8 @@ def plan_llama_server(spec: LlamaServerSpec, room: Room) -> EnginePlan:
     settings = LoadSettings(n_ctx=spec.n_ctx, n_seqs=spec.n_parallel, unified=False, n_batch=_SERVER_BATCH)
     settings = replace(settings, n_gpu_layers=spec.n_gpu_layers)
     on_card = bool(room.cards) and spec.device != "cpu"
-    plan = _plan(spec.weights, spec.mmproj, settings, room, on_card=on_card, n_program_bytes=_SERVER_BYTES)
+    where = _Where(room=room, on_card=on_card, n_threads=spec.n_threads, n_program_bytes=_SERVER_BYTES)
+    plan = _plan(spec.weights, spec.mmproj, settings, where)
     is_sure = not spec.extra_args and (spec.device != "auto" or not on_card)
     return replace(plan, is_binding=is_sure, gaps=(*plan.gaps, *((_NOT_READ,) if spec.extra_args else ())))
 
@@ -88,19 +101,19 @@ def can_offload() -> bool:
     return any(True for folder in folders for _ in Path(folder).glob("lib/*ggml-cuda*"))
 
 
-def _plan(
-    weights: str, mmproj: str | None, settings: LoadSettings, room: Room, *, on_card: bool, n_program_bytes: int
-) -> EnginePlan:
+def _plan(weights: str, mmproj: str | None, settings: LoadSettings, where: _Where) -> EnginePlan:
     try:
         model = read(resolve(weights))
         projector = _projector(mmproj)
     except (WeightsMissing, DamagedHeader, OSError) as error:
         return EnginePlan(gaps=(f"the weights cannot be read: {error}",))
+    memory, unplanned = None, None
     try:
-        memory = _memory(model, settings, room, projector, on_card=on_card, n_program_bytes=n_program_bytes)
-    except (UnplannedModel, ValueError) as error:
-        return EnginePlan(gaps=(f"its memory is not known beforehand: {error}",))
-    return EnginePlan(memory=memory)
+        memory = _memory(model, settings, where, projector)
+    except ValueError as error:
+        unplanned = f"its memory is not known beforehand: {error}"
+    speed, unknown = llama_speed(model, settings, where.room, on_card=where.on_card, n_threads=where.n_threads)
+    return EnginePlan(memory=memory, speed=speed, gaps=tuple(gap for gap in (unplanned, unknown) if gap is not None))
 
 
 def _projector(mmproj: str | None) -> GgufModel | None:
@@ -111,23 +124,16 @@ def _projector(mmproj: str | None) -> GgufModel | None:
         return None
 
 
-def _memory(
-    model: GgufModel,
-    settings: LoadSettings,
-    room: Room,
-    projector: GgufModel | None,
-    *,
-    on_card: bool,
-    n_program_bytes: int,
-) -> MemoryNeed:
-    free = room.gpu_free_bytes if on_card else None
+def _memory(model: GgufModel, settings: LoadSettings, where: _Where, projector: GgufModel | None) -> MemoryNeed:
+    room = where.room
+    free = room.gpu_free_bytes if where.on_card else None
     plan = plan_memory(model, settings, None if free is None else _CardMemory(free), projector)
     parts = [Part(part.name, part.gpu_bytes, part.host_bytes) for part in plan.parts]
-    parts.append(Part("program", 0, n_program_bytes))
+    parts.append(Part("program", 0, where.n_program_bytes))
     host_bytes = sum(part.host_bytes for part in parts)
     advice = plan.advice
-    if not on_card and room.host_free_bytes is not None and host_bytes > room.host_free_bytes:
-        advice = _host_advice(model, settings, room.host_free_bytes - n_program_bytes, projector)
+    if not where.on_card and room.host_free_bytes is not None and host_bytes > room.host_free_bytes:
+        advice = _host_advice(model, settings, room.host_free_bytes - where.n_program_bytes, projector)
     return MemoryNeed(
         gpu_bytes=plan.gpu_bytes,
         host_bytes=host_bytes,

@@ -93,8 +93,12 @@ def _plan(model: GgufModel, settings: LoadSettings, card: CardMemory | None, pro
     parts = _parts(model, settings, card, projector)
     if card is None:
         return MemoryPlan(parts, None)
-    usable = card.memory_bytes - int(_DRIVER_SHARE * card.memory_bytes)
-    return MemoryPlan(parts, usable - sum(part.gpu_bytes for part in parts))
+    return MemoryPlan(parts, usable_bytes(card) - sum(part.gpu_bytes for part in parts))
+
+
+def usable_bytes(card: CardMemory) -> int:
+    """What CUDA has of a card's memory."""
+    return card.memory_bytes - int(_DRIVER_SHARE * card.memory_bytes)
 
 
 def _parts(

@@ -83,6 +83,14 @@ def inspect_model(
     raise typer.Exit(inspect(ref, json_wanted=as_json))
 
 
+@app.command("doctor")
+def examine_machine(config: ConfigOption = None, preset: PresetOption = None, as_json: JsonOption = False) -> None:
+    """Say what is right and wrong with this machine and the configuration, and how to mend it."""
+    from gguf_server.commands.doctor import doctor
+
+    raise typer.Exit(doctor(config, preset or (), json_wanted=as_json))
+
+
 @keys_app.command("create")
 def create_key(name: str, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
     """Make a key and print its token, which cannot be shown again."""

@@ -1,4 +1,4 @@
-"""The type that llama.cpp's quantiser gives a tensor, by the name of the mix (`llama_tensor_get_type` in llama-quant.cpp).
+"""The type that llama.cpp's quantiser gives a tensor, by the name of the mix (`llama_tensor_get_type`).
 
 Only what the mixes here need: no importance matrix, no mixes of eight experts, no attention with fused matrices.
 """

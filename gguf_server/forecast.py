@@ -9,7 +9,7 @@ from typing import Final, Literal, Protocol
 import structlog
 
 from backends.base import EngineFailure
-from gguf_server.planning import EnginePlan, Held, Room, is_off_the_card, is_slow, may_try
+from gguf_server.planning import EnginePlan, Held, Room, is_off_the_card, is_slow, may_try, shortage
 from gguf_server.stream_speed import Sample, SpeedRecord
 
 Policy = Literal["enforce", "warn", "off"]
@@ -21,6 +21,8 @@ _OFF: Final = EnginePlan(gaps=('plan = "off"',))
 _OVERRULE: Final = 'plan = "warn" in the service\'s settings tries it all the same'
 _NOTHING: Final = Held()
 _ON_THE_PROCESSOR: Final = "next to nothing of it is on the card: it computes on the processor"
+_CARD_QUESTION: Final = "does it compute on the processor, or does something else use the card?"
+_PROCESSOR_QUESTION: Final = "is the machine busy with something else, or short of memory?"
 
 log = structlog.get_logger("plan")
 
@@ -53,13 +55,14 @@ class Forecast:
         """Plan a load. Why it is not to be tried, where the plan has that say; others give `coming_back` back first."""
         self.held, self.speed, self._was_slow = _NOTHING, SpeedRecord(), False
         await asyncio.to_thread(self._plan, coming_back)
-        failure = may_try(self.plan, self.room) if self._make is not None else None
         self.objection = None
-        if failure is None:
+        if self._make is None:
             return None
-        if self.policy == "enforce" and self.plan.is_binding:
+        failure = may_try(self.plan, self.room)
+        if failure is not None and self.policy == "enforce" and self.plan.is_binding:
             return EngineFailure(failure.reason, f"it was not tried: {failure.detail}; {_OVERRULE}")
-        self.objection = f"by its plan {failure.detail}"
+        if doubt := shortage(self.plan, self.room):
+            self.objection = f"by its plan {doubt}"
         return None
 
     async def measure(self, pid: int | None) -> None:
@@ -88,9 +91,15 @@ class Forecast:
         return is_slow(typical.tokens_per_s, expected, self.plan.speed.error)
 
     @property
+    def is_on_card(self) -> bool:
+        """Whether it is to compute on one, or was found there."""
+        need = self.plan.memory
+        return need.gpu_bytes > 0 if need is not None else self.held.gpu_bytes is not None
+
+    @property
     def is_off_the_card(self) -> bool:
         need = self.plan.memory
-        return need is not None and need.gpu_bytes > 0 and is_off_the_card(need, self.held)
+        return need is not None and self.is_on_card and is_off_the_card(need, self.held)
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -103,10 +112,9 @@ class Forecast:
         told = [_ON_THE_PROCESSOR] if self.is_off_the_card else []
         expected, typical = self.expected_tokens_per_s, self.speed.typical()
         if self.is_slow and typical is not None and expected is not None:
-            told.append(
-                f"it writes {typical.tokens_per_s:.1f} tokens/s where {expected:.1f} were expected:"
-                " does it compute on the processor, or does something else use the card?"
-            )
+            question = _CARD_QUESTION if self.is_on_card else _PROCESSOR_QUESTION
+            speeds = f"{typical.tokens_per_s:.1f} tokens/s to one client alone, where {expected:.1f} were expected"
+            told.append(f"it writes {speeds}: {question}")
         return tuple(told)
 
     def _plan(self, coming_back: Held) -> None:

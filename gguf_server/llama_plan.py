@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache
 from typing import Final
 
 from backends.llama_server import LlamaServerSpec
+from backends.llamacpp_build import ask_build
 from backends.llamacpp_engine import LlamaCppSpec
 from gguf_server.planning import EnginePlan, MemoryNeed, Part, Room
 from gguf_server.speeds import llama_speed
@@ -94,11 +94,10 @@ def plan_llama_server(spec: LlamaServerSpec, room: Room) -> EnginePlan:
     return replace(plan, is_binding=is_sure, gaps=(*plan.gaps, *((_NOT_READ,) if spec.extra_args else ())))
 
 
+@cache
 def can_offload() -> bool:
-    """Whether the llama.cpp inside llama-cpp-python was built with CUDA, as far as its files tell."""
-    spec = importlib.util.find_spec("llama_cpp")
-    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else ()
-    return any(True for folder in folders for _ in Path(folder).glob("lib/*ggml-cuda*"))
+    """Whether the llama.cpp inside llama-cpp-python sees a card. Blocks for a second; asked once in a process."""
+    return ask_build().can_offload
 
 
 def _plan(weights: str, mmproj: str | None, settings: LoadSettings, where: _Where) -> EnginePlan:

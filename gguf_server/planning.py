@@ -107,19 +107,23 @@ class Held:
 
 def may_try(plan: EnginePlan, room: Room) -> EngineFailure | None:
     """Why an engine need not be tried: it would not fit even if the plan were wrong by all it may be."""
+    detail = shortage(plan, room, error=plan.memory.error if plan.memory else 0.0)
+    return None if detail is None else EngineFailure(FailureReason.OUT_OF_MEMORY, detail)
+
+
+def shortage(plan: EnginePlan, room: Room, *, error: float = 0.0) -> str | None:
+    """What there is too little of by the plan, and what to change; `error`: the part of the need to be left out."""
     need = plan.memory
     if need is None:
         return None
-    at_least = 1.0 - need.error
     limits = (
         (need.gpu_bytes, need.gpu_share_bytes, "of the card are what its settings let it have"),
         (need.gpu_bytes, room.gpu_free_bytes, "of the card are free"),
         (need.host_bytes, room.host_free_bytes, "of this machine's memory are free"),
     )
     for n_bytes, limit, what in limits:
-        if limit is not None and n_bytes * at_least > limit:
-            detail = f"it needs about {_gib(n_bytes)} GiB, and {_gib(limit)} GiB {what}"
-            return EngineFailure(FailureReason.OUT_OF_MEMORY, "; ".join((detail, *need.advice)))
+        if limit is not None and n_bytes * (1.0 - error) > limit:
+            return "; ".join((f"it needs about {_gib(n_bytes)} GiB, and {_gib(limit)} GiB {what}", *need.advice))
     return None
 
 

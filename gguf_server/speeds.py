@@ -21,9 +21,7 @@ _SHARED: Final = "a part of the layers is not on the card: no speed is planned f
 _NO_GGUF: Final = "no speed is planned for vLLM with anything but a GGUF"
 
 
-def llama_speed(
-    model: GgufModel, settings: LoadSettings, room: Room, *, on_card: bool, n_threads: int | None
-) -> Found:
+def llama_speed(model: GgufModel, settings: LoadSettings, room: Room, *, on_card: bool, n_threads: int | None) -> Found:
     """Of llama.cpp. On a processor it is measured first, which takes a third of a second, once in a process."""
     if not on_card:
         return _found(model, settings, _processor(n_threads))

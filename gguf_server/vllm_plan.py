@@ -9,7 +9,7 @@ from typing import Final
 from backends.base import EngineFailure
 from backends.vllm.model_files import local_model, quantization_of
 from backends.vllm.spec import VllmSpec
-from gguf_server.planning import EnginePlan, ExpectedSpeed, MemoryNeed, Part, Room
+from gguf_server.planning import EnginePlan, MemoryNeed, Part, Room
 from gguf_server.speeds import vllm_speed
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read

@@ -24,10 +24,9 @@ def _memory(forecast: Forecast) -> dict[str, Any]:
     need, held = forecast.plan.memory, forecast.held
     gpu = _pair(need.gpu_taken_bytes if need else None, held.gpu_bytes)
     host = _pair(need.host_bytes if need else None, held.host_bytes)
-    is_on_card = need.gpu_bytes > 0 if need else held.gpu_bytes is not None
     return {
-        "device": "gpu" if is_on_card else "host",
-        **(gpu if is_on_card else host),
+        "device": "gpu" if forecast.is_on_card else "host",
+        **(gpu if forecast.is_on_card else host),
         "error": need.error if need else None,
         "gpu": gpu,
         "host": host,

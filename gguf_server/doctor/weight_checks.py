@@ -13,7 +13,7 @@ from weights.gguf_model import GgufModel
 
 def check_weights(weights: Weights) -> Finding:
     if weights.missing is not None:
-        return _finding(weights, Verdict.WARNING, _without_command(weights.missing), _fetch(weights.ref))
+        return _finding(weights, Verdict.WARNING, _without_command(weights), _fetch(weights.ref))
     if weights.damaged is not None:
         return _finding(weights, Verdict.BROKEN, weights.damaged, _fetch(weights.ref))
     if weights.model is None:
@@ -48,7 +48,9 @@ def _finding(weights: Weights, verdict: Verdict, message: str, remedy: str | Non
     return Finding("weights", verdict, message, remedy, weights.ref)
 
 
-def _without_command(message: str) -> str:
+def _without_command(weights: Weights) -> str:
+    """Why it is missing, and no more than that: the reference and the command stand beside it."""
+    message = (weights.missing or "").removeprefix(f"{weights.ref} ")
     why, _, command = message.rpartition(": ")
     return why if command.startswith(("hf ", "pip ", "gguf-server ")) else message
 

@@ -10,8 +10,8 @@ from tests.e2e.client import Client, Json, chunks, content_of, user
 from tests.e2e.program import Program
 
 FEW: Json = {"max_tokens": 6, "temperature": 0}
-CLEAR: Json = {"max_tokens": 3}
-CLEAR_QUESTION = "What is blue?"
+THREE_WORDS: Json = {"max_tokens": 3}
+QUESTION = "What is blue?"
 """The first three words of the answer are far from tied: a prompt found in the cache cannot tip the scale."""
 
 
@@ -51,7 +51,7 @@ def test_elapsed_time_is_that_of_the_answer(demo: Client) -> None:
 
 def test_both_simple_spellings_are_one_and_the_same(demo: Client) -> None:
     said = [
-        response_of(demo, **{question: CLEAR_QUESTION, system: "Answer as a pirate."})
+        response_of(demo, **{question: QUESTION, system: "Answer as a pirate."}, **THREE_WORDS)
         for question in ("message", "prompt")
         for system in ("system", "system_prompt")
     ]
@@ -82,15 +82,15 @@ def test_messages_always_stream_and_simple_forms_when_asked(demo: Client, form: 
 
 
 def test_all_forms_say_the_same(demo: Client) -> None:
-    whole = response_of(demo, message=CLEAR_QUESTION, **CLEAR)["response"]
-    for form in ({"messages": [user(CLEAR_QUESTION)]}, {"message": CLEAR_QUESTION, "stream": True}):
-        assert content_of(chunks(demo.streamed("/chat", {**FEW, **form, **CLEAR}))) == whole
+    whole = response_of(demo, message=QUESTION, **THREE_WORDS)["response"]
+    for form in ({"messages": [user(QUESTION)]}, {"message": QUESTION, "stream": True}):
+        assert content_of(chunks(demo.streamed("/chat", {**FEW, **form, **THREE_WORDS}))) == whole
 
 
 def test_forms_are_the_same_on_every_service(server: Program) -> None:
     for path in ("/qwen3", "/gemma4", "/gemma2", "/qwen"):
         client = Client(server.url(path))
-        whole = response_of(client, message=CLEAR_QUESTION, **CLEAR)["response"]
-        assert response_of(client, prompt=CLEAR_QUESTION, **CLEAR)["response"] == whole
-        body = {**FEW, **CLEAR, "messages": [user(CLEAR_QUESTION)]}
+        whole = response_of(client, message=QUESTION, **THREE_WORDS)["response"]
+        assert response_of(client, prompt=QUESTION, **THREE_WORDS)["response"] == whole
+        body = {**FEW, **THREE_WORDS, "messages": [user(QUESTION)]}
         assert content_of(chunks(client.streamed("/chat", body))) == whole

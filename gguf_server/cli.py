@@ -1,6 +1,6 @@
 """The command line: reads what was asked and calls the part that does it.
 
-Exit status: 0, or 1 where the key file is at fault, or 2 where the configuration or the command line is.
+Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the configuration or the command line is.
 """
 
 from __future__ import annotations
@@ -132,6 +132,29 @@ def show_config(
 def show_schema() -> None:
     """Print the JSON schema of a configuration file."""
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@app.command("inspect")
+def inspect_model(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a GGUF is: its architecture, size, layers, context, tokenizer and chat template."""
+    from gguf_server.commands.inspect import inspect
+
+    raise typer.Exit(inspect(ref, json_wanted=as_json))
+
+
+@app.command("doctor")
+def examine_machine(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what is right and wrong with this machine and the configuration, and how to mend it."""
+    from gguf_server.commands.doctor import doctor
+
+    raise typer.Exit(doctor(config, preset or (), json_wanted=as_json))
 
 
 def _load(

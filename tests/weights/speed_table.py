@@ -49,6 +49,7 @@ _READING: Final = """
   the tokens of a step are spread over many experts. Their error says so.
 - The RTX 5090's 142 tokens/s with Qwen3-30B-A3B cannot be met: the same source gives an RTX 4090 140, with little
   more than half the bandwidth.
+- Models of which a token reads less than 1 GB are smaller than all in the tables: 50 % at least.
 - Cards that may use little power (L4, T4, limits set by hand) read prompts slower than predicted.
 - Not planned: layers left on the host, several cards, several requests at once, guessing ahead. The state that
   recurrent layers read and write is left out.

@@ -54,7 +54,7 @@ def plan_speed(model: GgufModel, card: Card, *, context: int, type_k: str = "f16
 
 
 def plan_vllm_speed(model: GgufModel, card: Card, *, context: int) -> SpeedPlan | None:
-    """As `plan_speed`, for vLLM with the GGUF file itself: its kernels are those llama.cpp had in 2023.
+    """As `plan_speed`, for vLLM with the GGUF file itself, whose kernels are llama.cpp's of early 2024.
 
     None on a processor, where vLLM has no kernels for such files. The errors are wide: few figures are known.
     """

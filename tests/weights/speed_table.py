@@ -58,12 +58,12 @@ _READING: Final = """
 _VLLM: Final = """
 ## vLLM with GGUF files
 
-vLLM's plugin for GGUF files multiplies with the kernels that llama.cpp had in 2023, which do not use tensor cores:
-vllm issue 35987 measured 8.7 and 9.1 times the time to the first token that the same model takes in AWQ. A plan for
-vLLM is what llama.cpp is predicted to do, times {prompt:.2f} for prompts (± {prompt_error:.0%}, from three figures)
-and times {decode:.2f} for decoding (± {decode_error:.0%}, from one figure, of a fork with the same kernels). No
-figure is known for vLLM with bitsandbytes on these cards, and nothing is predicted for it. Measure before believing
-in an order.
+vLLM's plugin for GGUF files multiplies with kernels that were taken over from llama.cpp in January 2024 (vllm issue
+1002), before llama.cpp had any for tensor cores (its pull request 7676): vllm issue 35987 measured 8.7 and 9.1 times
+the time to the first token that the same model takes in AWQ. A plan for vLLM is what llama.cpp is predicted to do,
+times {prompt:.2f} for prompts (± {prompt_error:.0%}, from three figures) and times {decode:.2f} for decoding
+(± {decode_error:.0%}, from one figure, of a fork with the same kernels). No figure is known for vLLM with
+bitsandbytes on these cards, and nothing is predicted for it. Measure before believing in an order.
 """
 
 _CPU: Final = """

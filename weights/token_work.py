@@ -113,7 +113,7 @@ def _attention_flops(model: GgufModel, layer: Layer, prompt_from: int, prompt_to
 
 
 def _seen(model: GgufModel, layer: Layer, n_past: int) -> int:
-    if layer.is_recurrent and not layer.has_kv or layer.is_for_guessing:
+    if (layer.is_recurrent and not layer.has_kv) or layer.is_for_guessing:
         return 0
     return min(n_past, model.sliding_window) if layer.is_sliding and model.sliding_window else n_past
 

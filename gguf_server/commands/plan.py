@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +21,13 @@ from weights.vllm_memory import VllmSettings, plan_vllm
 from weights.vllm_model import VllmModel, from_gguf, read_config
 
 _DEFAULT_N_CTX: Final = 8192
+_HUB_ID: Final = re.compile(r"(hf:)?[\w.-]+/[\w.-]+")
 DOES_NOT_FIT: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What was asked on the command line. `n_ctx`: of one request; None: what the model was trained for, at most 8,192."""
+    """What was asked. `n_ctx`: of one request; None: what the model was trained for, at most 8,192."""
 
     ref: str
     gpu: str
@@ -124,8 +126,12 @@ def _vllm(request: PlanRequest, card: PlanCard | None) -> Forecast:
         model=model.name,
         card=card,
         engine="vLLM",
-        settings={"max_model_len": n_ctx, "max_num_seqs": request.n_seqs, "kv_cache_dtype": settings.kv_cache_dtype,
-                  "gpu_memory_utilization": settings.gpu_memory_utilization},
+        settings={
+            "max_model_len": n_ctx,
+            "max_num_seqs": request.n_seqs,
+            "kv_cache_dtype": settings.kv_cache_dtype,
+            "gpu_memory_utilization": settings.gpu_memory_utilization,
+        },
         memory=planned.memory,
         speed=speed,
         speed_context=context,
@@ -135,15 +141,28 @@ def _vllm(request: PlanRequest, card: PlanCard | None) -> Forecast:
 
 
 def _vllm_model(request: PlanRequest) -> tuple[VllmModel, GgufModel | None]:
-    """A GGUF, or a folder with a config.json."""
-    folder = Path(request.ref).expanduser()
-    if folder.is_dir():
-        try:
-            return read_config(folder, request.quantization), None
-        except OSError as error:
-            raise _CannotPlan(f"{folder}/config.json: {error.strerror}") from error
-    gguf = _gguf(request.ref)
-    return from_gguf(gguf), gguf
+    """A GGUF, or the config.json of a folder or of a checkpoint in the hub's cache."""
+    config = _config_path(request.ref)
+    if config is None:
+        gguf = _gguf(request.ref)
+        return from_gguf(gguf), gguf
+    try:
+        return replace(read_config(config, request.quantization), name=request.ref), None
+    except OSError as error:
+        raise _CannotPlan(f"{config}: {error.strerror}") from error
+
+
+def _config_path(ref: str) -> Path | None:
+    """None where `ref` is that of a file. A hub's id is OWNER/NAME."""
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return path / "config.json"
+    if path.exists() or not _HUB_ID.fullmatch(ref) or ref.endswith(".gguf"):
+        return None
+    try:
+        return resolve(f"hf:{ref.removeprefix('hf:')}/config.json")
+    except WeightsMissing as error:
+        raise _CannotPlan(str(error)) from error
 
 
 def _gguf(ref: str, *, is_projector: bool = False) -> GgufModel:
@@ -158,7 +177,9 @@ def _gguf(ref: str, *, is_projector: bool = False) -> GgufModel:
     except OSError as error:
         raise _CannotPlan(f"{path}: {error.strerror}") from error
     if is_projector != (model.kind == "mmproj"):
-        raise _CannotPlan(f"{path.name} is {'no image encoder' if is_projector else f'no language model: {model.kind}'}")
+        raise _CannotPlan(
+            f"{path.name} is {'no image encoder' if is_projector else f'no language model: {model.kind}'}"
+        )
     return model
 
 
@@ -184,9 +205,14 @@ def _as_json(forecast: Forecast) -> dict[str, Any]:
     return {
         "model": forecast.model,
         "engine": forecast.engine,
-        "card": None if card is None else {"name": card.name, "memory_bytes": card.memory_bytes,
-                                           "used_bytes": card.used_bytes,
-                                           "key": card.card.key if card.card else None},
+        "card": None
+        if card is None
+        else {
+            "name": card.name,
+            "memory_bytes": card.memory_bytes,
+            "used_bytes": card.used_bytes,
+            "key": card.card.key if card.card else None,
+        },
         "settings": dict(forecast.settings),
         "memory": {
             "parts": [asdict(part) for part in memory.parts],

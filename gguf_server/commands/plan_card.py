@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from gguf_server import gpus
 from weights.cards import Card, UnknownCard, find, get
 
 AUTO: Final = "auto"
 CPU: Final = "cpu"
-
-ReadCards = Callable[[], Sequence[dict[str, Any]] | None]
-"""As `gguf_server.gpus.read`."""
 
 
 class NoCard(Exception):
@@ -31,7 +27,7 @@ class PlanCard:
     card: Card | None
 
 
-def choose(key: str, read: ReadCards = gpus.read) -> PlanCard | None:
+def choose(key: str) -> PlanCard | None:
     """`auto` asks NVML and takes the card with the most memory; None for `cpu`, and where NVML sees no card.
 
     Raises `NoCard` for a key that is not in the catalogue.
@@ -42,9 +38,9 @@ def choose(key: str, read: ReadCards = gpus.read) -> PlanCard | None:
         try:
             card = get(key)
         except UnknownCard as error:
-            raise NoCard(f"{error}, {AUTO} (the card in this machine) and {CPU}") from error
+            raise NoCard(f"{error}; {AUTO} is the card in this machine, {CPU} none") from error
         return PlanCard(card.name, card.memory_bytes, 0, card)
-    seen = max(read() or [], key=lambda card: int(card["memory_total_bytes"]), default=None)
+    seen = max(gpus.read() or [], key=lambda card: int(card["memory_total_bytes"]), default=None)
     if seen is None:
         return None
     total, used = int(seen["memory_total_bytes"]), int(seen["memory_used_bytes"])

@@ -173,9 +173,9 @@ def plan_load(
     from gguf_server.commands.plan import PlanRequest, plan
 
     request = PlanRequest(
-        ref=model, gpu=gpu, on_vllm=engine is EngineKind.VLLM, n_ctx=n_ctx, n_seqs=n_seqs, n_ctx_total=n_ctx_total, kv_type=kv_type,
-        n_gpu_layers=n_gpu_layers, mmproj=mmproj, gpu_memory_utilization=utilization, quantization=quantization,
-        enforce_eager=eager,
+        ref=model, gpu=gpu, on_vllm=engine is EngineKind.VLLM, n_ctx=n_ctx, n_seqs=n_seqs, n_ctx_total=n_ctx_total,
+        kv_type=kv_type, n_gpu_layers=n_gpu_layers, mmproj=mmproj, gpu_memory_utilization=utilization,
+        quantization=quantization, enforce_eager=eager,
     )  # fmt: skip
     raise typer.Exit(plan(request, json_wanted=as_json))
 

@@ -10,8 +10,9 @@ import pytest
 
 from backends.llamacpp import loading
 from tests.weights import real_models
-from tests.weights.breakdown import MIB, measure
+from tests.weights.breakdown import MIB, Told, measure
 from tests.weights.memory_cases import CASES, written
+from tests.weights.two_devices import RECORDED
 from weights.cards import CARDS
 from weights.compute_graph import n_output_rows
 from weights.gguf_model import GgufModel, read
@@ -22,7 +23,7 @@ SLACK_BYTES = 48 << 10
 """Parts of a tiny model are a few KiB; llama.cpp prints two decimals of a MiB, and rounds files to pages."""
 GIB = 1 << 30
 
-Measured = dict[str, tuple[dict[str, int], MemoryPlan]]
+Measured = dict[str, tuple[Told, MemoryPlan]]
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +51,29 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GgufModel]:
 @pytest.mark.parametrize("name", CASES)
 def test_every_part_is_what_llama_cpp_says(measured: Measured, name: str) -> None:
     told, plan = measured[name]
-    compared = {part: n_bytes for part, n_bytes in told.items() if n_bytes}
-    assert {"KV cache", "recurrent state"} & set(compared)
-    assert "compute buffers" in compared
-    planned = {part: plan.part(part).host_bytes for part in compared}
-    assert planned == pytest.approx(compared, rel=RELATIVE, abs=SLACK_BYTES)
+    assert {"KV cache", "recurrent state"} & set(told)
+    assert "compute buffers" in told
+    _agree(plan, {part: sizes for part, sizes in told.items() if any(sizes.values())})
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_card_and_host_share_the_parts_as_llama_cpp_shared_them_between_two_devices(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As llama.cpp said it where a second device was there; `tests.weights.two_devices` asks it."""
+    case = written(CASES[name], tmp_path_factory.mktemp("model"))
+    flash_attn = "on" if case.settings.flash_attn == "auto" else case.settings.flash_attn  # there for heads of any width
+    settings = replace(case.settings, flash_attn=flash_attn)
+    plan = plan_memory(read(case.model), settings, replace(CARDS["rtx-5090"], memory_bytes=1 << 40))
+    _agree(plan, RECORDED[name])
+
+
+def _agree(plan: MemoryPlan, told: Told) -> None:
+    planned = {
+        f"{name} on {place}": getattr(plan.part(name), f"{place}_bytes") for name in told for place in ("host", "gpu")
+    }
+    expected = {f"{name} on {place}": n_bytes for name, sizes in told.items() for place, n_bytes in sizes.items()}
+    assert planned == pytest.approx(expected, rel=RELATIVE, abs=SLACK_BYTES)
 
 
 def test_rows_of_logits_are_those_the_worker_asks_for(large: dict[str, GgufModel]) -> None:

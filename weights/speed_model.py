@@ -2,8 +2,8 @@
 
     decoding   bytes of weights, of experts, of keys and values, each over the bandwidth; and a time for every tensor,
                since each is at least one kernel, with nothing to read while it starts and ends
-    prompt     operations over the rate: with quantised matrices (INT8), with those of experts, with matrices in floats,
-               and of attention (FP16)
+    prompt     operations over the rate: with quantised matrices (INT8), with those of experts, with matrices in floats
+               (FP16, with sums in FP16 or FP32 as the matrices are F16 or BF16), and of attention (FP16)
 
 `speed_constants.toml` has the constants, fitted on published figures by `tests/weights/speed_fit.py`; a constant of 1
 would be the card's own rate. Cards are told apart by groups: Ampere takes longer from one kernel to the next than what
@@ -52,7 +52,7 @@ PROMPT_GROUPS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """By the names of terms, and for errors by groups, `experts` and `floats`; errors are relative."""
+    """By the names of terms; errors by groups, and for `experts`, `floats` and `attention`. Errors are relative."""
 
     decode: Mapping[str, float]
     decode_error: Mapping[str, float]
@@ -83,14 +83,20 @@ def decode_terms(work: TokenWork, card: Card) -> dict[str, float]:
 def prompt_terms(work: TokenWork, card: Card) -> dict[str, float]:
     """Quantities of one token of a prompt: seconds at the card's rates."""
     if card.is_cpu:
-        flops = work.quantized_flops + work.float_flops + work.attention_flops
+        flops = work.quantized_flops + work.half_flops + work.float_flops + work.attention_flops
         return {"cpu": flops / card.tensor_flops_per_s}
     return {
         PROMPT_GROUPS[card.family]: (work.quantized_flops - work.expert_flops) / card.int8_ops_per_s,
         "experts": work.expert_flops / card.int8_ops_per_s,
-        "floats": work.float_flops / card.tensor_flops_per_s,
+        "floats": work.half_flops / card.half_flops_per_s + work.float_flops / card.tensor_flops_per_s,
         "attention": work.attention_flops / card.tensor_flops_per_s,
     }
+
+
+def prompt_group(work: TokenWork, card: Card) -> str:
+    """Whose error a prompt has: of the card's group, or of matrices in floats where they are most of it."""
+    is_in_floats = work.half_flops + work.float_flops > work.quantized_flops and not card.is_cpu
+    return "floats" if is_in_floats else PROMPT_GROUPS[card.family]
 
 
 def step_terms(work: TokenWork, card: Card) -> dict[str, float]:

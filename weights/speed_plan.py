@@ -6,15 +6,16 @@ The whole model is on the card, and one request runs. docs/planner-speed.md sets
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import hypot
 from typing import Final
 
 from weights.cards import Card
 from weights.gguf_model import GgufModel
 from weights.speed_model import (
     DECODE_GROUPS,
-    PROMPT_GROUPS,
     constants,
     decode_terms,
+    prompt_group,
     prompt_terms,
     seconds,
     step_terms,
@@ -37,20 +38,16 @@ class SpeedPlan:
 def plan_speed(model: GgufModel, card: Card, *, context: int, type_k: str = "f16", type_v: str = "f16") -> SpeedPlan:
     """Tokens made after `context` others, and tokens read of a prompt of `context` tokens.
 
-    Raises ValueError for a file that is no language model, a context below 1, and a KV type that is none.
+    Raises ValueError for a file without the weights of a language model, a context below 1, and a KV type that is none.
     """
-    if not model.layers:
-        raise ValueError(f"{model.path.name} is no language model: it has no speed of its own")
     if context < 1:
         raise ValueError("the context has to be at least 1 token")
-    work = token_work(
-        model, decode_at=context, prompt_from=0, prompt_to=context, type_k=type_k.lower(), type_v=type_v.lower()
-    )
+    work = token_work(model, decode_at=context, prompt_from=0, prompt_to=context, type_k=type_k, type_v=type_v)
     return SpeedPlan(
         decode_tokens_per_s=decode_tokens_per_s(work, card),
-        decode_relative_error=_decode_error(work, card),
+        decode_relative_error=decode_relative_error(work, card),
         prompt_tokens_per_s=prompt_tokens_per_s(work, card, context),
-        prompt_relative_error=_prompt_error(work, card),
+        prompt_relative_error=prompt_relative_error(work, card),
     )
 
 
@@ -82,15 +79,15 @@ def prompt_tokens_per_s(work: TokenWork, card: Card, n_prompt: int) -> float:
     return n_prompt / max(computing_s, reading_s)
 
 
-def _decode_error(work: TokenWork, card: Card) -> float:
+def decode_relative_error(work: TokenWork, card: Card) -> float:
     errors = constants().decode_error
     return max(errors[DECODE_GROUPS[card.family]], errors["experts"] if work.n_expert_bytes else 0.0)
 
 
-def _prompt_error(work: TokenWork, card: Card) -> float:
-    errors = constants().prompt_error
-    return max(
-        errors[PROMPT_GROUPS[card.family]],
-        errors["experts"] if work.expert_flops else 0.0,
-        errors["floats"] if work.float_flops > work.quantized_flops else 0.0,
-    )
+def prompt_relative_error(work: TokenWork, card: Card) -> float:
+    """Attention's own error counts by its share of the time."""
+    factors, errors = constants().prompt, constants().prompt_error
+    terms = prompt_terms(work, card)
+    share = terms.get("attention", 0.0) * factors["attention"] / seconds(terms, factors)
+    matrices = max(errors[prompt_group(work, card)], errors["experts"] if work.expert_flops else 0.0)
+    return hypot(matrices, share * errors["attention"])

@@ -1,7 +1,7 @@
 """What llama.cpp reads and multiplies for one token: bytes of weights, of keys and values, tensors, operations.
 
-Embeddings are looked up: one row is read, not the table; where there is no output matrix, the table is also that matrix.
-Of experts only those that are used are read. Layers that share keys and values of others read those, and have no use for
+Embeddings are looked up: one row is read, not the table; without an output matrix, the table is also that matrix. Of
+experts only those that are used are read. Layers that share keys and values of others read those, and have no use for
 matrices of their own. Layers for guessing ahead do no work here.
 """
 
@@ -28,9 +28,9 @@ _BYTES: Final = {name.lower(): n_bytes / n for name, n, n_bytes in TYPES.values(
 class TokenWork:
     """For one token when decoding: `n_weight_bytes` of `n_tensors`, among them `n_expert_bytes`; `n_kv_bytes` of cache.
 
-    For one token of a prompt: `quantized_flops` and `float_flops` with matrices, by the type these are of, among them
-    `expert_flops`; `attention_flops`. The output matrix is left out there, as only the last token meets it.
-    `n_step_bytes`: all weights that a step of many tokens reads, whichever experts they use.
+    For one token of a prompt: operations with matrices, by the type these are of (`float_flops`: BF16 and wider), and
+    `attention_flops`; `expert_flops` are among the others. The output matrix is left out, as only the last token meets
+    it. `n_step_bytes`: all weights that a step of many tokens reads, whichever experts they use.
     """
 
     n_weight_bytes: float
@@ -38,6 +38,7 @@ class TokenWork:
     n_kv_bytes: float
     n_tensors: int
     quantized_flops: float
+    half_flops: float
     float_flops: float
     expert_flops: float
     attention_flops: float
@@ -47,18 +48,26 @@ class TokenWork:
 def token_work(
     model: GgufModel, *, decode_at: int, prompt_from: int, prompt_to: int, type_k: str = "f16", type_v: str = "f16"
 ) -> TokenWork:
-    """One token decoded after `decode_at` others, and the mean token of a prompt from position `prompt_from` on."""
+    """One token decoded after `decode_at` others, and the mean token of a prompt from position `prompt_from` on.
+
+    Raises ValueError for a type that is none, and for a file without the weights of a language model.
+    """
+    if unknown := {type_k, type_v} - _BYTES.keys():
+        raise ValueError(f"{min(unknown)} is no type that a KV cache can be of")
     used = _used_share(model)
     read = [(tensor, used if _OF_EXPERTS.fullmatch(tensor.name) else 1.0) for tensor in _read(model)]
     matrices = [(tensor, share) for tensor, share in read if _is_matrix(tensor) and tensor.name not in _OUTPUT]
     experts = [(tensor, share) for tensor, share in read if share < 1]
+    if not model.layers or not matrices:
+        raise ValueError(f"{model.path.name} has no weights of a language model")
     return TokenWork(
         n_weight_bytes=sum(tensor.n_bytes * share for tensor, share in read),
         n_expert_bytes=sum(tensor.n_bytes * share for tensor, share in experts),
         n_kv_bytes=sum(_kv_bytes(model, layer, decode_at, type_k, type_v) for layer in model.layers),
         n_tensors=len(read),
         quantized_flops=sum(_flops(tensor) * share for tensor, share in matrices if tensor.type not in _FLOATS),
-        float_flops=sum(_flops(tensor) * share for tensor, share in matrices if tensor.type in _FLOATS),
+        half_flops=sum(_flops(tensor) * share for tensor, share in matrices if tensor.type == "F16"),
+        float_flops=sum(_flops(tensor) * share for tensor, share in matrices if tensor.type in _FLOATS - {"F16"}),
         expert_flops=sum(_flops(tensor) * share for tensor, share in experts if _is_matrix(tensor)),
         attention_flops=sum(_attention_flops(model, layer, prompt_from, prompt_to) for layer in model.layers),
         n_step_bytes=sum(tensor.n_bytes for tensor, _ in read),
@@ -102,7 +111,8 @@ def _flops(tensor: Tensor) -> int:
 
 
 def _kv_bytes(model: GgufModel, layer: Layer, n_past: int, type_k: str, type_v: str) -> float:
-    in_a_cell = layer.head_dim_k * _BYTES[type_k] + layer.head_dim_v * _BYTES[type_v]
+    is_compressed = model.get("attention.key_length_mla") is not None  # the keys hold the values too
+    in_a_cell = layer.head_dim_k * _BYTES[type_k] + (0 if is_compressed else layer.head_dim_v * _BYTES[type_v])
     return _seen(model, layer, n_past) * layer.n_kv_heads * in_a_cell
 
 

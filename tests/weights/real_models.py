@@ -94,7 +94,9 @@ SHAPES: Final = {
         "gpt-oss", 201088, 2880, 24, 2880, 64, 8, 64, 131072, qkv_bias=True, n_swa=128, full_period=2,
         experts=Experts(32, 4, 2880),
     ),
-    "gemma-3-270m": Shape("gemma3", 262144, 640, 18, 2048, 4, 1, 256, tied=True, qk_norm=True, n_swa=512, full_period=6),
+    "gemma-3-270m": Shape(
+        "gemma3", 262144, 640, 18, 2048, 4, 1, 256, tied=True, qk_norm=True, n_swa=512, full_period=6
+    ),
     "gemma-3-1b": Shape("gemma3", 262144, 1152, 26, 6912, 4, 1, 256, tied=True, qk_norm=True, n_swa=512, full_period=6),
     "gemma-3-4b": Shape(
         "gemma3", 262144, 2560, 34, 10240, 8, 4, 256, 131072, tied=True, qk_norm=True, n_swa=1024, full_period=6

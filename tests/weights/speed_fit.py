@@ -1,17 +1,18 @@
 """Makes `weights/speed_constants.toml` and `docs/planner-speed.md` again: `python -m tests.weights.speed_fit`.
 
 The sum of relative deviations is made least, not that of their squares: figures from the wild have gross errors among
-them, and a constant should not bend to one. A group's error bar is what nine of ten of its figures keep to when their
-own card is left out of the fit, 10 % at least; where there is one card only, nothing can be left out: 50 %.
+them, and a constant should not bend to one. A group's error is what nine of ten of its figures keep to when their own
+card is left out of the fit, 10 % at least; where there is one card only, nothing can be left out: 50 %. Figures of
+models with experts count for experts alone: few are known, and they deviate more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import geometric_mean, median
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,9 @@ import tomli_w
 
 from tests.weights import speed_table
 from tests.weights.published_speed import Figure, cpu_figures, figures, vllm_figures
-from weights.speed_model import DECODE_GROUPS, PROMPT_GROUPS, constants, decode_terms, prompt_terms, seconds
+from weights.speed_model import DECODE_GROUPS, constants, decode_terms, prompt_group, prompt_terms, seconds
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[np.floating[Any]]
 Terms = Mapping[str, float]
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -40,23 +41,21 @@ _SMALLEST_DEVIATION: Final = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A figure as an equation: what its terms add up to, times their constants, is `seconds`."""
+    """A figure as an equation: the sum of its terms, each times its constant, should be `seconds`."""
 
     card: str
     group: str
     terms: Terms
     seconds: float
-    is_of_experts: bool
 
 
 def fit() -> dict[str, dict[str, float]]:
     """The content of the constants' file."""
     fitted = [figure for figure in figures() if figure.is_fitted]
-    decode, decode_error = _fitted([_decode_sample(figure) for figure in fitted if figure.decode])
-    prompt, prompt_error = _fitted([_prompt_sample(figure) for figure in fitted if figure.prompt])
-    cpu = [_decode_sample(figure) for figure in cpu_figures()]
-    decode |= least_deviations(cpu)
-    prompt["cpu"] = median(sample.seconds / sample.terms["cpu"] for sample in map(_prompt_sample, cpu_figures()))
+    decode, decode_error = _fitted(_decode_samples(fitted))
+    prompt, prompt_error = _fitted(_prompt_samples(fitted))
+    decode |= least_deviations(_decode_samples(cpu_figures()))
+    prompt["cpu"] = median(sample.seconds / sample.terms["cpu"] for sample in _prompt_samples(cpu_figures()))
     decode_error["cpu"] = prompt_error["cpu"] = _CPU_ERROR
     tables = {"decode": decode, "decode_error": decode_error, "prompt": prompt, "prompt_error": prompt_error}
     return {name: _rounded(table) for name, table in {**tables, "vllm": _vllm(decode, prompt)}.items()}
@@ -75,63 +74,45 @@ def least_deviations(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _fitted(samples: Sequence[Sample]) -> tuple[dict[str, float], dict[str, float]]:
-    deviations = _deviations_left_out(samples)
-    errors = {
-        group: _error(samples, deviations, lambda sample, group=group: sample.group == group)
-        for group in sorted({sample.group for sample in samples})
-    }
-    errors["experts"] = _error(samples, deviations, lambda sample: sample.is_of_experts, alone=True)
-    return least_deviations(samples), errors
+    deviations: dict[str, list[float]] = {sample.group: [] for sample in samples}
+    for card in {sample.card for sample in samples}:
+        others = [sample for sample in samples if sample.card != card]
+        groups, factors = {sample.group for sample in others}, least_deviations(others)
+        for sample in samples:
+            if sample.card == card and sample.group in groups:
+                deviations[sample.group].append(abs(sample.seconds / seconds(sample.terms, factors) - 1))
+    return least_deviations(samples), {group: _error(found) for group, found in deviations.items()}
 
 
-def _deviations_left_out(samples: Sequence[Sample]) -> dict[int, float]:
-    """By the sample's place: relative, of the prediction from the figures of all other cards."""
-    found = {}
-    for card in sorted({sample.card for sample in samples}):
-        factors = least_deviations([sample for sample in samples if sample.card != card])
-        for place, sample in enumerate(samples):
-            if sample.card == card and all(name in factors for name, quantity in sample.terms.items() if quantity):
-                found[place] = abs(sample.seconds / seconds(sample.terms, factors) - 1)
-    return found
+def _error(deviations: Sequence[float]) -> float:
+    return round(max(float(np.quantile(deviations, _KEPT_TO)), _LEAST_ERROR), 2) if deviations else _ONE_CARD_ERROR
 
 
-def _error(
-    samples: Sequence[Sample],
-    deviations: Mapping[int, float],
-    belongs: Callable[[Sample], bool],
-    *,
-    alone: bool = False,
-) -> float:
-    """Figures of experts count for experts alone: few are known, and they deviate more."""
-    own = [
-        deviation
-        for place, deviation in deviations.items()
-        if belongs(samples[place]) and (alone or not samples[place].is_of_experts)
-    ]
-    return round(max(float(np.quantile(own, _KEPT_TO)), _LEAST_ERROR), 2) if own else _ONE_CARD_ERROR
+def _decode_samples(given: Sequence[Figure]) -> list[Sample]:
+    samples = []
+    for figure in given:
+        if figure.decode:
+            group = "experts" if figure.work.n_expert_bytes else DECODE_GROUPS[figure.card.family]
+            terms = decode_terms(figure.work, figure.card)
+            samples.append(Sample(figure.card.key, group, terms, 1 / figure.decode))
+    return samples
 
 
-def _decode_sample(figure: Figure) -> Sample:
-    assert figure.decode
-    group = DECODE_GROUPS[figure.card.family]
-    return _sample(figure, group, decode_terms(figure.work, figure.card), figure.decode)
-
-
-def _prompt_sample(figure: Figure) -> Sample:
-    assert figure.prompt
-    is_in_floats = figure.work.float_flops > figure.work.quantized_flops
-    group = "floats" if is_in_floats else PROMPT_GROUPS[figure.card.family]
-    return _sample(figure, group, prompt_terms(figure.work, figure.card), figure.prompt)
-
-
-def _sample(figure: Figure, group: str, terms: Terms, tokens_per_s: float) -> Sample:
-    return Sample(figure.card.key, group, terms, 1 / tokens_per_s, figure.work.n_expert_bytes > 0)
+def _prompt_samples(given: Sequence[Figure]) -> list[Sample]:
+    samples = []
+    for figure in given:
+        if figure.prompt:
+            group = "experts" if figure.work.expert_flops else prompt_group(figure.work, figure.card)
+            terms = prompt_terms(figure.work, figure.card)
+            name = "attention" if figure.n_before else group
+            samples.append(Sample(figure.card.key, name, terms, 1 / figure.prompt))
+    return samples
 
 
 def _vllm(decode: Terms, prompt: Terms) -> dict[str, float]:
     """vLLM's share of what llama.cpp is predicted to do."""
-    prompts = [1 / sample.seconds * seconds(sample.terms, prompt) for sample in _samples(_prompt_sample, "prompt")]
-    decodes = [1 / sample.seconds * seconds(sample.terms, decode) for sample in _samples(_decode_sample, "decode")]
+    prompts = [seconds(it.terms, prompt) / it.seconds for it in _prompt_samples(vllm_figures())]
+    decodes = [seconds(it.terms, decode) / it.seconds for it in _decode_samples(vllm_figures())]
     mean = geometric_mean(prompts)
     return {
         "prompt": mean,
@@ -139,10 +120,6 @@ def _vllm(decode: Terms, prompt: Terms) -> dict[str, float]:
         "decode": geometric_mean(decodes),
         "decode_error": _VLLM_DECODE_ERROR,
     }
-
-
-def _samples(as_sample: Callable[[Figure], Sample], kind: str) -> Iterable[Sample]:
-    return [as_sample(figure) for figure in vllm_figures() if getattr(figure, kind)]
 
 
 def _rounded(table: Mapping[str, float]) -> dict[str, float]:

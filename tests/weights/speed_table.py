@@ -17,54 +17,62 @@ Predict = Callable[[Figure], tuple[float, float]]
 _HEAD: Final = """\
 # How fast it will be: predictions beside published figures
 
-`weights/speed_plan.py` says before a model is loaded how many tokens a second llama.cpp will make and read with it on a
-card. This page is made by `python -m tests.weights.speed_fit`, together with the constants the predictions rest on; a
-test holds both to the figures.
+`weights/speed_plan.py` says before a model is loaded how many tokens a second llama.cpp will make and read with it
+on a card. This page is made by `python -m tests.weights.speed_fit`, together with the constants that the
+predictions rest on; a test holds both to the figures.
 
-**The model.** A token takes a sum of parts (`weights/speed_model.py`). Decoding: the bytes of weights it reads, counted
-tensor by tensor (rows of embeddings instead of tables, only the experts used, no matrices of layers that share the keys
-of others), the bytes of keys and values it looks back on (windows counted), each over the card's memory bandwidth; and a
-fixed time for every tensor. A prompt: its operations with matrices over the INT8 rate of the tensor cores (llama.cpp
-multiplies quantised matrices so), with matrices in floats and for attention over their FP16 rate.
+**The model.** A token takes a sum of parts (`weights/speed_model.py`).
 
-**The constants** are fitted on published figures by least absolute deviations. Which figures are held out was set by a
-rule before: everything on the two cards this project is for, everything the project's list of peers gives, everything on
-an RTX 4060 Ti, and every figure of Gemma 4. The form of the model (a time for each tensor instead of each layer, and the
-groups of cards) was chosen with all figures in sight; the constants never saw the held-out ones.
+- Decoding: the bytes of weights it reads, counted tensor by tensor (rows of embeddings instead of tables, only the
+  experts used, no matrices of layers that share the keys of others), and the bytes of keys and values it looks back
+  on (windows counted), each over the card's memory bandwidth; and a fixed time for every tensor.
+- A prompt: its operations with matrices over the INT8 rate of the tensor cores, for llama.cpp multiplies quantised
+  matrices so; with matrices in floats, and those of attention, over their FP16 rate.
+
+**The constants** are fitted on published figures by least absolute deviations. A rule said before which figures are
+held out: everything on the two cards this project is for, everything that its list of peers gives, everything on an
+RTX 4060 Ti, and every figure of Gemma 4. The form of the model (a time for each tensor instead of each layer, the
+groups of cards) was chosen with all figures in sight; the constants never saw those held out.
 """
 
 _READING: Final = """
 ## Reading the tables
 
-- Error bars are relative. Nine of ten figures of a card's group keep to them when their own card is left out of the fit.
-  Cards with HBM (A100, H100, H200) have 50 %: one of their kind is among the figures, and no H100.
-- Published figures of one card and model differ by 20 % between builds of llama.cpp, hosts and drivers. Gemma 4 E4B on
-  an RTX 3090 is published with 102 to 148 tokens/s. A desktop on the card costs an RTX 3060 a tenth (67 instead of 76).
-- Figures of the scoreboard (discussion 15013) are without Flash Attention, which the server uses where it can: some
-  percent faster, more so for long contexts.
-- Prompts of models with experts are the weakest part: of one model half is reached of what fits another, because the
-  tokens of a step spread over many experts. Their error bar says so.
-- Cards that may use little power (L4, T4, cards of laptops, limits set by hand) read prompts slower than predicted.
-- The RTX 5090's 142 tokens/s with Qwen3-30B-A3B cannot be met: the same source gives an RTX 4090 140, with little more
-  than half the bandwidth.
+- Errors are relative. Nine of ten figures of a card's group keep to them when their own card is left out of the
+  fit. Cards with HBM (A100, H100, H200) have 50 %: one of their kind is among the figures, and no H100.
+- Published figures of one card and one model differ by 20 % between builds of llama.cpp, hosts and drivers: Gemma 4
+  E4B on an RTX 3090 is published with 102 to 148 tokens/s. A desktop on the card costs an RTX 3060 a tenth (67
+  instead of 76).
+- Figures of the scoreboard (discussion 15013) are without Flash Attention, which the server uses where it can. It
+  is some percent faster, and more with long contexts.
+- Prompts of models with experts are the weakest part. Of one model half is reached of what fits another, because
+  the tokens of a step are spread over many experts. Their error says so.
+- The RTX 5090's 142 tokens/s with Qwen3-30B-A3B cannot be met: the same source gives an RTX 4090 140, with little
+  more than half the bandwidth.
+- Cards that may use little power (L4, T4, limits set by hand) read prompts slower than predicted.
+- Not planned: layers left on the host, several cards, several requests at once, guessing ahead. The state that
+  recurrent layers read and write is left out.
 """
 
 _VLLM: Final = """
 ## vLLM with GGUF files
 
-vLLM's plugin for GGUF files multiplies with the kernels that llama.cpp had in 2023. Prompts do not get to the tensor cores:
-vllm issue 35987 measured 8.7 and 9.1 times the time to the first token of the same model in AWQ. A plan for vLLM is what
-llama.cpp is predicted to do times {prompt:.2f} for prompts (± {prompt_error:.0%}, three figures) and {decode:.2f} for
-decoding (± {decode_error:.0%}, one figure, of a fork with the same kernels). No figure is known for vLLM with bitsandbytes
-on these cards, and none is predicted. Measure before believing in an order.
+vLLM's plugin for GGUF files multiplies with the kernels that llama.cpp had in 2023, which do not use tensor cores:
+vllm issue 35987 measured 8.7 and 9.1 times the time to the first token that the same model takes in AWQ. A plan for
+vLLM is what llama.cpp is predicted to do, times {prompt:.2f} for prompts (± {prompt_error:.0%}, from three figures)
+and times {decode:.2f} for decoding (± {decode_error:.0%}, from one figure, of a fork with the same kernels). No
+figure is known for vLLM with bitsandbytes on these cards, and nothing is predicted for it. Measure before believing
+in an order.
 """
 
 _CPU: Final = """
 ## Processors
 
-`weights/cpu_probe.py` measures in a third of a second what one machine reads and multiplies; the constants relate
-llama.cpp to that. They stand on four figures of small models on one kind of processor, taken while it had other work
-({bandwidth:.0f} GB/s and {gflops:.0f} GFLOP/s of one thread): take a prediction for an order of magnitude, ± {error:.0%}.
+`weights/cpu_probe.py` measures in a third of a second what a machine reads and multiplies; the constants relate
+llama.cpp to that. They stand on four figures of small models on one kind of processor ({bandwidth:.0f} GB/s and
+{gflops:.0f} GFLOP/s of one thread), taken while it had other work: take a prediction for an order of magnitude, ±
+{error:.0%}. Types that llama.cpp does not repack for a processor, such as the Q4_1 of SmolLM2, read prompts at half
+of that and less.
 """
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from backends.llamacpp import loading
 from tests.weights import real_models
-from tests.weights.breakdown import MIB, Told, measure
-from tests.weights.memory_cases import CASES, written
-from tests.weights.two_devices import RECORDED
+from tests.weights.breakdown import MIB, Told
+from tests.weights.memory_cases import CASES
+from tests.weights.memory_table import PAGE, Compared, compare, page
+from tests.weights.two_devices import RECORDED, plan_for_two
 from weights.cards import CARDS
 from weights.compute_graph import n_output_rows
 from weights.gguf_model import GgufModel, read
@@ -23,20 +25,10 @@ SLACK_BYTES = 48 << 10
 """Parts of a tiny model are a few KiB; llama.cpp prints two decimals of a MiB, and rounds files to pages."""
 GIB = 1 << 30
 
-Measured = dict[str, tuple[Told, MemoryPlan]]
-
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """Of each case, llama.cpp's breakdown and the plan."""
-    folder = tmp_path_factory.mktemp("models")
-    cases = {name: written(wanted, folder) for name, wanted in CASES.items()}
-    told = measure(list(cases.values()))
-    plans = [
-        plan_memory(read(case.model), case.settings, None, read(case.projector) if case.projector else None)
-        for case in cases.values()
-    ]
-    return dict(zip(cases, zip(told, plans, strict=True), strict=True))
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    return compare(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +41,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GgufModel]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_part_is_what_llama_cpp_says(measured: Measured, name: str) -> None:
+def test_every_part_is_what_llama_cpp_says(measured: Compared, name: str) -> None:
     told, plan = measured[name]
     assert {"KV cache", "recurrent state"} & set(told)
     assert "compute buffers" in told
@@ -61,11 +53,7 @@ def test_card_and_host_share_the_parts_as_llama_cpp_shared_them_between_two_devi
     name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """As llama.cpp said it where a second device was there; `tests.weights.two_devices` asks it."""
-    case = written(CASES[name], tmp_path_factory.mktemp("model"))
-    flash_attn = "on" if case.settings.flash_attn == "auto" else case.settings.flash_attn  # there for heads of any width
-    settings = replace(case.settings, flash_attn=flash_attn)
-    plan = plan_memory(read(case.model), settings, replace(CARDS["rtx-5090"], memory_bytes=1 << 40))
-    _agree(plan, RECORDED[name])
+    _agree(plan_for_two(name, tmp_path_factory.mktemp("model")), RECORDED[name])
 
 
 def _agree(plan: MemoryPlan, told: Told) -> None:
@@ -74,6 +62,12 @@ def _agree(plan: MemoryPlan, told: Told) -> None:
     }
     expected = {f"{name} on {place}": n_bytes for name, sizes in told.items() for place, n_bytes in sizes.items()}
     assert planned == pytest.approx(expected, rel=RELATIVE, abs=SLACK_BYTES)
+
+
+def test_the_page_is_made_of_these_figures(measured: Compared, tmp_path: Path) -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(measured, tmp_path), (
+        "python -m tests.weights.memory_table writes it"
+    )
 
 
 def test_rows_of_logits_are_those_the_worker_asks_for(large: dict[str, GgufModel]) -> None:

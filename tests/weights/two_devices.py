@@ -15,11 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tests.weights.breakdown import Told, measure
 from tests.weights.memory_cases import CASES, Wanted, written
+from weights.cards import CARDS
+from weights.gguf_model import read
+from weights.memory_plan import MemoryPlan, plan_memory
 
 PAGE: Final = Path(__file__).with_name("two_devices.json")
 RECORDED: Final[dict[str, Told]] = json.loads(PAGE.read_text()) if PAGE.exists() else {}
@@ -27,6 +31,14 @@ RECORDED: Final[dict[str, Told]] = json.loads(PAGE.read_text()) if PAGE.exists()
 _PARTS: Final = ("weights", "KV cache", "recurrent state", "compute buffers")
 _COPIED: Final = {"q8_0", "q4_0"}
 _START_S: Final = 20.0
+
+
+def plan_for_two(name: str, folder: Path) -> MemoryPlan:
+    """The plan of a case on a card that holds everything and has flash attention for heads of any width, as there."""
+    case = written(CASES[name], folder)
+    flash_attn = "on" if case.settings.flash_attn == "auto" else case.settings.flash_attn
+    card = replace(CARDS["rtx-5090"], memory_bytes=1 << 40)
+    return plan_memory(read(case.model), replace(case.settings, flash_attn=flash_attn), card)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import typer
 
 from gguf_server.commands.plan_card import AUTO, CPU, NoCard, PlanCard, choose
 from gguf_server.commands.plan_text import Forecast, Said, as_lines
+from weights import cpu_probe
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
 from weights.memory_plan import LoadSettings, UnplannedModel, plan_memory
@@ -88,10 +89,8 @@ def _llamacpp(request: PlanRequest, card: PlanCard | None) -> Forecast:
         n_gpu_layers=request.n_gpu_layers,
     )
     memory = plan_memory(model, settings, card, projector)
-    speed, context = None, max(n_ctx // 2, 1)
-    on_card = card is not None and (request.n_gpu_layers < 0 or request.n_gpu_layers > model.n_layers)
-    if card is not None and card.card is not None and on_card:
-        speed = plan_speed(model, card.card, context=context, type_k=kv_type, type_v=kv_type)
+    context = max(n_ctx // 2, 1)
+    speed = _speed(request, model, card, context, kv_type)
     return Forecast(
         model=model.name or model.path.name,
         card=card,
@@ -100,8 +99,24 @@ def _llamacpp(request: PlanRequest, card: PlanCard | None) -> Forecast:
         memory=memory,
         speed=speed,
         speed_context=context,
-        notes=_notes(request, card, speed, on_card=on_card),
+        notes=_notes(request, card, speed, on_card=_is_whole(request, model)),
     )
+
+
+def _speed(
+    request: PlanRequest, model: GgufModel, card: PlanCard | None, context: int, kv_type: str
+) -> SpeedPlan | None:
+    """Without a card that of this machine's processor, which is measured first. None where it is not known."""
+    if card is None:
+        return plan_speed(model, cpu_probe.measure(), context=context, type_k=kv_type, type_v=kv_type)
+    if card.card is None or not _is_whole(request, model):
+        return None
+    return plan_speed(model, card.card, context=context, type_k=kv_type, type_v=kv_type)
+
+
+def _is_whole(request: PlanRequest, model: GgufModel) -> bool:
+    """Whether all of the model is on the card."""
+    return request.n_gpu_layers < 0 or request.n_gpu_layers > model.n_layers
 
 
 def _vllm(request: PlanRequest, card: PlanCard | None) -> Forecast:

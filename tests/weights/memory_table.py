@@ -30,13 +30,19 @@ own words, within 5 % (or 48 KiB, where a part of a tiny model is no more than t
 
 - **Weights**: every tensor where llama.cpp puts it. Token embeddings and Gemma's embeddings for each layer stay on the
   host; where there is no output matrix the token embeddings are on the card a second time.
-- **KV cache**: cells by type, padded to 256, in one pool or a share for each sequence. Layers with a sliding window have
-  cells for the window and one step, layers that share the keys of others none.
+- **KV cache**: cells by type, padded to 256, in one pool or a share for each sequence. Layers with a sliding window
+  have cells for the window and one step, layers that share the keys of others none.
 - **Compute buffers**: the graph of a prompt step is laid out as ggml's allocator would, with what is overwritten, freed
   and copied between host and card. That is why it is exact, and why it is not simply a sum.
 - **Image encoder**: its weights, the buffers of its trial image, and what the largest image takes beyond that.
 - **CUDA context**: 450 MiB, what the breakdown in llama.cpp's pull request 15860 leaves over on an RTX 4090; and 3 % of
   a card's memory that NVML counts and CUDA does not have. Nobody here has measured either on the two cards.
+"""
+
+_TWO_DEVICES: Final = """\
+There is no card here. llama.cpp's RPC backend takes a server for one, and shares tensors, cache and graph with it by
+the same rules; what it said of both devices is kept (`tests/weights/two_devices.py`). Of files without weights it tells
+of compute buffers alone.
 """
 
 _LIMITS: Final = """
@@ -86,11 +92,7 @@ def _checked(compared: Compared) -> Iterator[str]:
 
 def _shared(folder: Path) -> Iterator[str]:
     yield "## Shared between a card and the host, MiB\n"
-    yield (
-        "There is no card here. llama.cpp's RPC backend takes a server for one, and shares tensors, cache and graph with"
-        " it by\nthe same rules; what it said of both devices is kept (`tests/weights/two_devices.py`). Of files without"
-        " weights it tells\nof compute buffers alone.\n"
-    )
+    yield _TWO_DEVICES
     header = ("shape", "part", "card, planned", "llama.cpp", "host, planned", "llama.cpp")
     yield from _rows([header, ("---", "---", "---:", "---:", "---:", "---:")])
     for name, told in RECORDED.items():

@@ -157,6 +157,28 @@ def test_a_context_that_nobody_knows_the_size_of_is_not_guessed(large: dict[str,
         plan_memory(unknown, LoadSettings(n_ctx=4096), None)
 
 
+@pytest.mark.parametrize("shape", [(), (7,), (1 << 40, 1 << 40)])
+@pytest.mark.parametrize("name", ["gemma-4-e4b", "qwen3-14b"])
+def test_tensors_of_impossible_shapes_end_in_a_plan_all_the_same(
+    large: dict[str, GgufModel], name: str, shape: tuple[int, ...]
+) -> None:
+    """A file may say anything of its tensors, and llama.cpp is the one to refuse it."""
+    model = large[name]
+    damaged = replace(model, tensors=tuple(replace(tensor, shape=shape) for tensor in model.tensors))
+    settings = LoadSettings(n_ctx=4096, n_seqs=1, n_gpu_layers=8)
+    plan = plan_memory(damaged, settings, CARDS["rtx-3060-12gb"], large["projector"])
+    assert plan.gpu_bytes > 0
+
+
+def test_an_image_encoder_may_say_anything_of_itself(large: dict[str, GgufModel]) -> None:
+    projector = large["projector"]
+    for key in (key for key in projector.metadata if key.startswith("clip.vision.")):
+        for value in (0, -1, 1 << 60, "many", (1, 2), True):
+            odd = replace(projector, metadata={**projector.metadata, key: value})
+            plan = plan_memory(large["gemma-4-e4b"], LoadSettings(n_ctx=4096, n_seqs=1), None, odd)
+            assert plan.host_bytes > 0
+
+
 @pytest.mark.parametrize("wrong", [{"n_ctx": 0}, {"n_ctx": 1, "n_seqs": 0}, {"n_ctx": 1, "type_k": "q9"}])
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|no type"):

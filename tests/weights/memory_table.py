@@ -50,7 +50,8 @@ _LIMITS: Final = """
 
 - Layers left on the CPU: weights and cache are exact, the compute buffers of the card within some 50 MiB, and the room
   for matrices that are copied to the card for long prompts is the largest of them.
-- Recurrent layers other than Mamba's: their state is exact, their compute buffers are taken to be like Mamba's.
+- Recurrent layers other than Mamba's and Qwen3.5's: their state is exact, their compute buffers are taken to be like
+  Mamba's.
 - Models that embed texts, and models whose context llama.cpp keeps in ways of its own (DeepSeek V3.2 and V4, MiniMax M3
   and others): the planner says that it does not know.
 - vLLM (`weights/vllm_memory.py`): weights and KV cache follow from its rules and agree with what it has reported

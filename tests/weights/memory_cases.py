@@ -37,6 +37,7 @@ CASES: Final[Mapping[str, Wanted]] = {
     "SmolLM2, 8 of one pool, q8_0": Wanted(SMOLLM2, _settings(2048, 8, n_ctx_total=4096, type_k="q8_0", type_v="q8_0")),
     "SmolLM2, 8,192, f32, steps of 128": Wanted(SMOLLM2, _settings(8192, 1, type_k="f32", type_v="f32", n_ubatch=128)),
     "SmolLM2, 2 x 1,000, no flash attention": Wanted(SMOLLM2, _settings(1000, 2, flash_attn="off")),
+    "tiny gemma3, 300": Wanted("gemma3", _settings(300, 1)),
     "tiny qwen2, 3 x 700": Wanted("qwen2", _settings(700, 3)),
     "tiny qwen3, 2 x 4,096": Wanted("qwen3", _settings(4096, 2)),
     "tiny qwen2vl, images": Wanted("qwen2vl", _settings(2048, 2), projector="qwen2vl-mmproj"),

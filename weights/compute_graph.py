@@ -55,7 +55,8 @@ def _embeddings(frame: Frame) -> Result:
     tokens = graph.input(I32_BYTES * n_tokens)
     graph.input(frame.rows(frame.model.n_embd))
     embeddings = graph.compute(Device.HOST, frame.rows(frame.model.n_embd), tokens)
-    if table := frame.model.tensor("per_layer_token_embd.weight"):
+    table = frame.model.tensor("per_layer_token_embd.weight")
+    if table and table.shape:
         looked_up = graph.compute(Device.HOST, frame.rows(table.shape[0]), graph.input(I32_BYTES * n_tokens))
         frame.per_layer_rows = graph.compute(frame.device(0), looked_up.n_bytes, views=(looked_up,), in_place=True)
     if frame.model.architecture in _SCALE_EMBEDDINGS:
@@ -78,7 +79,11 @@ def _layer(frame: Frame, index: int, hidden: Result, n_rows: int, out_ids: Resul
     if n_rows < frame.settings.n_step_tokens:
         mixed = graph.compute(device, frame.rows(n_embd, n_rows), mixed, out_ids)
         hidden = graph.compute(device, frame.rows(n_embd, n_rows), hidden, out_ids)
-    hidden = graph.compute(device, frame.rows(n_embd, n_rows), mixed, hidden, in_place=True)
+        hidden = graph.compute(device, frame.rows(n_embd, n_rows), mixed, hidden, in_place=True)
+    elif layer.is_recurrent:
+        hidden = graph.compute(device, frame.rows(n_embd), hidden, views=(mixed,), in_place=True)
+    else:
+        hidden = graph.compute(device, frame.rows(n_embd), mixed, hidden, in_place=True)
     if not frame.feeds_forward(index):
         return hidden
     norm = graph.compute(device, frame.rows(n_embd, n_rows), hidden)
@@ -96,7 +101,7 @@ class _PerLayer:
 
     def add(self, index: int, hidden: Result, n_rows: int) -> Result:
         frame, device = self._frame, self._frame.device(index)
-        graph, n_gate = frame.graph, frame.tensors[index]["inp_gate.weight"].shape[1]
+        graph, n_gate = frame.graph, frame.width_out(index, "inp_gate.weight")
         gate = graph.compute(device, frame.rows(n_gate, n_rows), hidden)
         if self._projected is None:
             self._projected = self._project()

@@ -22,13 +22,15 @@ from weights.load_settings import LoadSettings
 MIB: Final = 1 << 20
 
 _PATTERNS: Final = {
-    "weights": re.compile(r"model buffer size = +([\d.]+) MiB"),
-    "KV cache": re.compile(r"llama_kv_cache: size = +([\d.]+) MiB"),
-    "recurrent state": re.compile(r"llama_memory_recurrent: size = +([\d.]+) MiB"),
-    "compute buffers": re.compile(r"sched_reserve: +\S+ compute buffer size = +([\d.]+) MiB"),
-    "image encoder": re.compile(r"load_hparams: model size: +([\d.]+) MiB"),
-    "image encoder's buffers": re.compile(r"reserve_compute_meta: +\S+ compute buffer size = +([\d.]+) MiB"),
+    "weights": re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB"),
+    "KV cache": re.compile(r"llama_kv_cache: +(\S+) KV buffer size = +([\d.]+) MiB"),
+    "recurrent state": re.compile(r"llama_memory_recurrent: +(\S+) RS buffer size = +([\d.]+) MiB"),
+    "compute buffers": re.compile(r"sched_reserve: +(\S+) compute buffer size = +([\d.]+) MiB"),
+    "image encoder": re.compile(r"load_hparams: (model) size: +([\d.]+) MiB"),
+    "image encoder's buffers": re.compile(r"reserve_compute_meta: +(\S+) compute buffer size = +([\d.]+) MiB"),
 }
+_OF_HOLES: Final = re.compile(r"(llama_kv_cache): size = +([\d.]+) MiB")
+"""Of a file that is a hole no buffer is made for keys and values, and only their size said."""
 _TYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 _FLASH_ATTN: Final = {"auto": -1, "off": 0, "on": 1}
 _MMAP: Final = 1
@@ -44,11 +46,15 @@ class Case:
     projector: Path | None = None
 
 
-def measure(cases: Sequence[Case]) -> list[dict[str, int]]:
-    """Bytes of each part on the host, asked of another process. Parts that llama.cpp does not name are left out."""
+Told = dict[str, dict[str, int]]
+"""Bytes of each part on the host and on the card; what llama.cpp does not name is left out."""
+
+
+def measure(cases: Sequence[Case], device: tuple[Path, str] | None = None) -> list[Told]:
+    """Asked of another process. `device`: llama.cpp's RPC backend and where a server of it listens, for a card."""
     asked = [{**asdict(case), "model": str(case.model), "projector": str(case.projector or "")} for case in cases]
-    command = [sys.executable, "-m", "tests.weights.breakdown"]
-    done = subprocess.run(command, input=json.dumps(asked), check=True, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-m", "tests.weights.breakdown", *map(str, device or ())]
+    done = subprocess.run(command, input=json.dumps(asked), check=True, capture_output=True, text=True, timeout=200)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -64,11 +70,23 @@ def main() -> None:
 
     llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
     mtmd_cpp.mtmd_helper_log_set(keep, ctypes.c_void_p(0))
+    if sys.argv[1:]:
+        _register(sys.argv[1], sys.argv[2])
     llama_cpp.llama_backend_init()
     for case in json.loads(sys.stdin.read()):
         log.clear()
         _load(llama_cpp, case)
-        print(json.dumps(_told("".join(log))), flush=True)
+        print(json.dumps(_told("".join(log), is_hollow=case["is_hollow"])), flush=True)
+
+
+def _register(library: str, endpoint: str) -> None:
+    """Let llama.cpp compute on what answers at `endpoint`, as on a card."""
+    backend = ctypes.CDLL(library)
+    backend.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+    mapped = [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    ggml = ctypes.CDLL(next(path for path in mapped if Path(path).name.startswith("libggml.so")))
+    registry = backend.ggml_backend_rpc_add_server(endpoint.encode())
+    ggml.ggml_backend_register(ctypes.c_void_p(registry))
 
 
 def _load(llama_cpp: Any, case: dict[str, Any]) -> None:
@@ -101,10 +119,15 @@ def _load_projector(model: Any, path: str) -> None:
     mtmd_cpp.mtmd_free(mtmd_cpp.mtmd_init_from_file(os.fsencode(path), model, params))
 
 
-def _told(log: str) -> dict[str, int]:
-    """Of attention that is only tried out nothing is said in these words."""
-    found = {name: [float(mib) for mib in pattern.findall(log)] for name, pattern in _PATTERNS.items()}
-    return {name: round(sum(mib) * MIB) for name, mib in found.items() if mib}
+def _told(log: str, *, is_hollow: bool) -> Told:
+    patterns = {**_PATTERNS, "KV cache": _OF_HOLES} if is_hollow else _PATTERNS
+    told: Told = {}
+    for part, pattern in patterns.items():
+        for device, mib in pattern.findall(log):
+            place = "gpu" if device.startswith("RPC") else "host"
+            sizes = told.setdefault(part, {"host": 0, "gpu": 0})
+            sizes[place] += round(float(mib) * MIB)
+    return told
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from backends.llamacpp import loading
 from tests.weights import real_models
-from tests.weights.breakdown import MIB, measure
-from tests.weights.memory_cases import CASES, written
+from tests.weights.breakdown import MIB, Told
+from tests.weights.memory_cases import CASES
+from tests.weights.memory_table import PAGE, Compared, compare, page
+from tests.weights.two_devices import RECORDED, plan_for_two
 from weights.cards import CARDS
 from weights.compute_graph import n_output_rows
 from weights.gguf_model import GgufModel, read
@@ -22,20 +25,10 @@ SLACK_BYTES = 48 << 10
 """Parts of a tiny model are a few KiB; llama.cpp prints two decimals of a MiB, and rounds files to pages."""
 GIB = 1 << 30
 
-Measured = dict[str, tuple[dict[str, int], MemoryPlan]]
-
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
-    """Of each case, llama.cpp's breakdown and the plan."""
-    folder = tmp_path_factory.mktemp("models")
-    cases = {name: written(wanted, folder) for name, wanted in CASES.items()}
-    told = measure(list(cases.values()))
-    plans = [
-        plan_memory(read(case.model), case.settings, None, read(case.projector) if case.projector else None)
-        for case in cases.values()
-    ]
-    return dict(zip(cases, zip(told, plans, strict=True), strict=True))
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Compared:
+    return compare(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +41,33 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, GgufModel]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_part_is_what_llama_cpp_says(measured: Measured, name: str) -> None:
+def test_every_part_is_what_llama_cpp_says(measured: Compared, name: str) -> None:
     told, plan = measured[name]
-    compared = {part: n_bytes for part, n_bytes in told.items() if n_bytes}
-    assert {"KV cache", "recurrent state"} & set(compared)
-    assert "compute buffers" in compared
-    planned = {part: plan.part(part).host_bytes for part in compared}
-    assert planned == pytest.approx(compared, rel=RELATIVE, abs=SLACK_BYTES)
+    assert {"KV cache", "recurrent state"} & set(told)
+    assert "compute buffers" in told
+    _agree(plan, {part: sizes for part, sizes in told.items() if any(sizes.values())})
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_card_and_host_share_the_parts_as_llama_cpp_shared_them_between_two_devices(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As llama.cpp said it where a second device was there; `tests.weights.two_devices` asks it."""
+    _agree(plan_for_two(name, tmp_path_factory.mktemp("model")), RECORDED[name])
+
+
+def _agree(plan: MemoryPlan, told: Told) -> None:
+    planned = {
+        f"{name} on {place}": getattr(plan.part(name), f"{place}_bytes") for name in told for place in ("host", "gpu")
+    }
+    expected = {f"{name} on {place}": n_bytes for name, sizes in told.items() for place, n_bytes in sizes.items()}
+    assert planned == pytest.approx(expected, rel=RELATIVE, abs=SLACK_BYTES)
+
+
+def test_the_page_is_made_of_these_figures(measured: Compared, tmp_path: Path) -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(measured, tmp_path), (
+        "python -m tests.weights.memory_table writes it"
+    )
 
 
 def test_rows_of_logits_are_those_the_worker_asks_for(large: dict[str, GgufModel]) -> None:
@@ -142,6 +155,28 @@ def test_a_context_that_nobody_knows_the_size_of_is_not_guessed(large: dict[str,
     unknown = replace(large["qwen3-14b"], architecture="deepseek4")
     with pytest.raises(UnplannedModel, match="deepseek4"):
         plan_memory(unknown, LoadSettings(n_ctx=4096), None)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (1 << 40, 1 << 40)])
+@pytest.mark.parametrize("name", ["gemma-4-e4b", "qwen3-14b"])
+def test_tensors_of_impossible_shapes_end_in_a_plan_all_the_same(
+    large: dict[str, GgufModel], name: str, shape: tuple[int, ...]
+) -> None:
+    """A file may say anything of its tensors, and llama.cpp is the one to refuse it."""
+    model = large[name]
+    damaged = replace(model, tensors=tuple(replace(tensor, shape=shape) for tensor in model.tensors))
+    settings = LoadSettings(n_ctx=4096, n_seqs=1, n_gpu_layers=8)
+    plan = plan_memory(damaged, settings, CARDS["rtx-3060-12gb"], large["projector"])
+    assert plan.gpu_bytes > 0
+
+
+def test_an_image_encoder_may_say_anything_of_itself(large: dict[str, GgufModel]) -> None:
+    projector = large["projector"]
+    for key in (key for key in projector.metadata if key.startswith("clip.vision.")):
+        for value in (0, -1, 1 << 60, "many", (1, 2), True):
+            odd = replace(projector, metadata={**projector.metadata, key: value})
+            plan = plan_memory(large["gemma-4-e4b"], LoadSettings(n_ctx=4096, n_seqs=1), None, odd)
+            assert plan.host_bytes > 0
 
 
 @pytest.mark.parametrize("wrong", [{"n_ctx": 0}, {"n_ctx": 1, "n_seqs": 0}, {"n_ctx": 1, "type_k": "q9"}])

@@ -1,6 +1,6 @@
 """The command line: reads what was asked and calls the part that does it.
 
-Exit status: 0, or 1 where the key file is at fault, or 2 where the configuration or the command line is.
+Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the configuration or the command line is.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ PortOption = Annotated[int | None, typer.Option("--port", help="Port of the shar
 KeysFileOption = Annotated[
     Path | None, typer.Option("--keys-file", metavar="FILE", help="By default what the configuration says.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+_WEIGHTS_HELP = "A preset, hf:REPO/FILE, hf:REPO:QUANT or hf:REPO; a REPO's may end with @REVISION."
+WeightsArgument = Annotated[list[str], typer.Argument(metavar="WHAT...", help=_WEIGHTS_HELP)]
+AnyWeightsArgument = Annotated[list[str] | None, typer.Argument(metavar="[WHAT...]", help=_WEIGHTS_HELP)]
 
 
 class Format(StrEnum):
@@ -69,6 +73,48 @@ def serve(
     from gguf_server import run  # the other commands start faster without it
 
     raise typer.Exit(run.serve(settings))
+
+
+@app.command("pull")
+def pull_weights(
+    what: AnyWeightsArgument = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
+) -> None:
+    """Fetch weights from the hub into its cache, and check them; without WHAT all that `serve` would need."""
+    from gguf_server.commands import pull
+
+    if what:
+        raise typer.Exit(pull.pull_named([*what, *(preset or ())], dry_run=dry_run))
+    raise typer.Exit(pull.pull_configured(_load(config, preset), dry_run=dry_run))
+
+
+@app.command("list")
+def list_weights(as_json: JsonOption = False) -> None:
+    """Show the weights in the hub's cache, with what is known about them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.list_cached(json_wanted=as_json))
+
+
+@app.command("verify")
+def verify_weights(what: AnyWeightsArgument = None) -> None:
+    """Compare the checksums of weights in the hub's cache; without WHAT all of them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.verify(what or ()))
+
+
+@app.command("rm")
+def remove_weights(
+    what: WeightsArgument,
+    without_asking: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove weights from the hub's cache."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.remove(what, without_asking=without_asking))
 
 
 @keys_app.command("create")

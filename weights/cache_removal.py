@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import HFCacheInfo, scan_cache_dir
+from huggingface_hub import CachedFileInfo, CachedRevisionInfo, HFCacheInfo, scan_cache_dir
 
 from weights.errors import WeightsMissing
 from weights.hub_cache import cache_dir, repo_folder
@@ -26,16 +26,9 @@ class Removal:
 
 def remove_file(repo: str, blob: Path) -> None:
     """Drops a file that is not whole, with all that leads to it. Raises OSError."""
-    cache = scan_cache_dir(cache_dir())
+    cache = _scan(repo)
     same = blob.parent.resolve() / blob.name
-    leading = [
-        file
-        for cached in cache.repos
-        if cached.repo_id == repo
-        for commit in cached.revisions
-        for file in commit.files
-        if file.blob_path == same
-    ]
+    leading = [file for commit in _commits(cache) for file in commit.files if file.blob_path == same]
     cache.delete_files(*leading).execute()
     blob.unlink(missing_ok=True)  # nothing led to it
 
@@ -44,23 +37,27 @@ def plan_removal(wanted: Hub) -> Removal:
     """Raises `WeightsMissing` where the cache has no such thing."""
     if not repo_folder(wanted.repo).is_dir():
         raise WeightsMissing(f"{wanted} is not in the hub's cache")
-    cache = scan_cache_dir(cache_dir())
+    cache = _scan(wanted.repo)
     return _whole_repo(cache, wanted) if isinstance(wanted, HubRepo) else _files(cache, wanted)
 
 
-def leftovers(repo: str) -> Sequence[Path]:
-    """Downloads of the repository that were never finished."""
-    return sorted((repo_folder(repo) / "blobs").glob("*.incomplete"))
+def _scan(repo: str) -> HFCacheInfo:
+    """Of this repository alone: the client knows commits by their hash, whichever repository they are of."""
+    cache = scan_cache_dir(cache_dir())
+    return replace(cache, repos=frozenset(cached for cached in cache.repos if cached.repo_id == repo))
+
+
+def _commits(cache: HFCacheInfo) -> list[CachedRevisionInfo]:
+    return [commit for cached in cache.repos for commit in cached.revisions]
 
 
 def _whole_repo(cache: HFCacheInfo, wanted: HubRepo) -> Removal:
     """All revisions, unless one is named; what was never finished goes along."""
-    commits = [commit for cached in cache.repos if cached.repo_id == wanted.repo for commit in cached.revisions]
-    if wanted.revision is not None:
-        commits = [commit for commit in commits if wanted.revision in (commit.commit_hash, *commit.refs)]
-        if not commits:
-            raise WeightsMissing(f"{wanted} is not in the hub's cache")
-    unfinished = leftovers(wanted.repo) if wanted.revision is None else ()
+    commits = [c for c in _commits(cache) if wanted.revision in (None, c.commit_hash, *c.refs)]
+    if not commits and wanted.revision is not None:
+        raise WeightsMissing(f"{wanted} is not in the hub's cache")
+    blobs = repo_folder(wanted.repo) / "blobs"
+    unfinished = sorted(blobs.glob("*.incomplete")) if wanted.revision is None else []
     strategy = cache.delete_revisions(*(commit.commit_hash for commit in commits))
     n_bytes = strategy.expected_freed_size + sum(path.stat().st_size for path in unfinished)
 
@@ -69,7 +66,7 @@ def _whole_repo(cache: HFCacheInfo, wanted: HubRepo) -> Removal:
             path.unlink(missing_ok=True)
         strategy.execute()
 
-    names = {file.file_path.relative_to(commit.snapshot_path).as_posix() for commit in commits for file in commit.files}
+    names = {_name(file, commit) for commit in commits for file in commit.files}
     return Removal(wanted, tuple(sorted(names)), n_bytes, execute)
 
 
@@ -77,12 +74,14 @@ def _files(cache: HFCacheInfo, wanted: Hub) -> Removal:
     names = {file.name for file in cached_files(wanted)}
     chosen = [
         file
-        for cached in cache.repos
-        if cached.repo_id == wanted.repo
-        for commit in cached.revisions
+        for commit in _commits(cache)
         if wanted.revision in (None, commit.commit_hash, *commit.refs)
         for file in commit.files
-        if file.file_path.relative_to(commit.snapshot_path).as_posix() in names
+        if _name(file, commit) in names
     ]
     strategy = cache.delete_files(*chosen)
     return Removal(wanted, tuple(sorted(names)), strategy.expected_freed_size, strategy.execute)
+
+
+def _name(file: CachedFileInfo, commit: CachedRevisionInfo) -> str:
+    return file.file_path.relative_to(commit.snapshot_path).as_posix()

@@ -48,6 +48,10 @@ class Part:
     entries: tuple[HubEntry, ...]
 
     @property
+    def n_bytes(self) -> int:
+        return sum(entry.n_bytes for entry in self.entries)
+
+    @property
     def sources(self) -> tuple[Source, ...]:
         return tuple(Source(self.listing.repo, self.listing.commit, entry) for entry in self.entries)
 
@@ -55,14 +59,6 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Plan:
     parts: tuple[Part, ...]
-
-    @property
-    def n_files(self) -> int:
-        return sum(len(part.entries) for part in self.parts)
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(entry.n_bytes for part in self.parts for entry in part.entries)
 
     @property
     def n_missing_bytes(self) -> int:

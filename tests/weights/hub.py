@@ -66,7 +66,8 @@ class Hub:
 
     def contents(self, *names: str) -> list[Asked]:
         """The requests for content of large files, in their order."""
-        wanted = {f"/content/{_sha256(repo.files[name])}" for repo in self.repos.values() for name in names}
+        files = [file for repo in self.repos.values() for file in repo.files.items()]
+        wanted = {f"/content/{_sha256(content)}" for name, content in files if name in names}
         return [asked for asked in self.asked if asked.path in wanted]
 
     def release(self) -> None:

@@ -1,0 +1,97 @@
+"""`gguf-server list`, `verify` and `rm`: the weights that are on this machine already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+
+from gguf_server.commands.named_weights import meant_by, of_hub
+from gguf_server.commands.transfer_display import TransferDisplay
+from weights.cache_removal import Removal, plan_removal
+from weights.cached_models import CachedModel, cached_models, files_to_verify
+from weights.errors import WeightsError
+from weights.hub_cache import CachedFile, cache_dir, check_whole
+
+
+def list_cached(*, json_wanted: bool) -> int:
+    models = list(cached_models())
+    if json_wanted:
+        typer.echo(json.dumps([_as_json(model) for model in models], indent=2))
+        return 0
+    if not models:
+        typer.echo(f"No weights in {cache_dir()}.", err=True)
+        return 0
+    for size, state, name in [
+        ("SIZE", "STATE", "REFERENCE"),
+        *((decimal(model.n_bytes), model.state, str(model.wanted)) for model in models),
+    ]:
+        typer.echo(f"{size:>9}  {state:<11}  {name}")
+    return 0
+
+
+def verify(names: Sequence[str]) -> int:
+    """Reads each file to its end. The exit status: 1 where one is not whole."""
+    try:
+        chosen = [file for wanted in of_hub(meant_by(names)) for file in files_to_verify(wanted)]
+        files = list(dict.fromkeys(chosen if names else files_to_verify(None)))
+    except WeightsError as error:
+        typer.echo(str(error), err=True)
+        return 1
+    with TransferDisplay(Console(stderr=True)) as display:
+        damaged = [told for file in files if (told := _problem(file, display))]
+    unknown = [file for file in files if file.checksum is None]
+    for file in unknown:
+        typer.echo(f"{file.name} of {file.snapshot.repo} has no checksum to compare; its size is right.", err=True)
+    for told in damaged:
+        typer.echo(told, err=True)
+    typer.echo(f"{len(files) - len(damaged) - len(unknown)} of {len(files)} files have the right checksum.")
+    return 1 if damaged else 0
+
+
+def remove(names: Sequence[str], *, without_asking: bool) -> int:
+    """The exit status: 1 where something is not here, or somebody says no."""
+    try:
+        removals = [plan_removal(wanted) for wanted in of_hub(meant_by(names))]
+    except WeightsError as error:
+        typer.echo(str(error), err=True)
+        return 1
+    for removal in removals:
+        typer.echo(_line(removal))
+    if not removals or not (without_asking or typer.confirm("Remove this?", err=True)):
+        return 1
+    for removal in removals:
+        removal.execute()
+    return 0
+
+
+def _problem(file: CachedFile, display: TransferDisplay) -> str | None:
+    n_read = 0
+
+    def advance(n_bytes: int) -> None:
+        nonlocal n_read
+        n_read += n_bytes
+        display.reach(n_read)
+
+    try:
+        display.begin(file.name, file.n_bytes, is_check=True)
+        check_whole(file, advance, again=True)
+    except WeightsError as error:
+        return str(error)
+    return None
+
+
+def _line(removal: Removal) -> str:
+    return f"{removal.wanted}: {len(removal.names)} files, frees {decimal(removal.n_bytes)}"
+
+
+def _as_json(model: CachedModel) -> dict[str, object]:
+    return {
+        "reference": str(model.wanted),
+        "bytes": model.n_bytes,
+        "state": model.state,
+        "files": [str(file.path) for file in model.files],
+    }

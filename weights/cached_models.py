@@ -60,7 +60,7 @@ def files_to_verify(wanted: Hub | None) -> Sequence[CachedFile]:
 
 def _snapshots(folder: Path, repo: str) -> Iterator[tuple[Snapshot, str | None]]:
     """With what to call their revision; the default branch, which needs no name, first."""
-    refs = {path.read_text().strip(): path for path in (folder / "refs").rglob("*") if path.is_file()}
+    refs = {path.read_text(errors="replace").strip(): path for path in (folder / "refs").rglob("*") if path.is_file()}
     names = {commit: path.relative_to(folder / "refs").as_posix() for commit, path in refs.items()}
     commits = [path for path in (folder / "snapshots").glob("*") if path.is_dir() and is_checksum(path.name)]
     for path in sorted(commits, key=lambda path: (names.get(path.name) != "main", path.name)):

@@ -21,7 +21,7 @@ from pathlib import Path
 from weights import checked
 from weights.checksums import Advance, checksum_of, is_checksum
 from weights.errors import WeightsDamaged, WeightsMissing
-from weights.reference import Hub
+from weights.reference import Hub, is_plain_name
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def snapshots(wanted: Hub) -> Iterator[Snapshot]:
     folder = repo_folder(wanted.repo)
     revision = wanted.revision or "main"
     commit = _commit(folder, revision)
-    if (folder / "snapshots" / commit).is_dir():
+    if is_plain_name(commit) and (folder / "snapshots" / commit).is_dir():
         yield Snapshot(wanted.repo, folder / "snapshots" / commit)
     if wanted.revision is None and (folder / "snapshots").is_dir():
         others = [path for path in (folder / "snapshots").iterdir() if path.name != commit and path.is_dir()]
@@ -138,7 +138,7 @@ def snapshots(wanted: Hub) -> Iterator[Snapshot]:
 
 def _commit(folder: Path, revision: str) -> str:
     ref = folder / "refs" / revision
-    return ref.read_text().strip() if ref.is_file() else revision
+    return ref.read_text(errors="replace").strip() if ref.is_file() else revision
 
 
 def _check_size(file: CachedFile) -> None:

@@ -38,7 +38,9 @@ def told_in_words(what: str) -> Iterator[None]:
     except EntryNotFoundError as error:
         raise PullFailed(f"{what}: the hub has no such file") from error
     except httpx2.HTTPError as error:
-        raise PullFailed(f"{what}: what answers at {hub()} does not speak as the hub does: {error!r}") from error
+        raise PullFailed(
+            f"{what}: what answers at {hub()} does not speak as the hub does ({type(error).__name__})"
+        ) from error
 
 
 def hub() -> str:

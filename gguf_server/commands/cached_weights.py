@@ -13,12 +13,18 @@ from gguf_server.commands.named_weights import meant_by, of_hub
 from gguf_server.commands.transfer_display import TransferDisplay
 from weights.cache_removal import Removal, plan_removal
 from weights.cached_models import CachedModel, cached_models, files_to_verify
-from weights.errors import WeightsError
+from weights.errors import WeightsError, WeightsMissing
 from weights.hub_cache import CachedFile, cache_dir, check_whole
+from weights.reference import Hub
 
 
 def list_cached(*, json_wanted: bool) -> int:
-    models = list(cached_models())
+    """The exit status: 1 where the cache cannot be read."""
+    try:
+        models = list(cached_models())
+    except OSError as error:
+        typer.echo(f"the cache cannot be read: {error}", err=True)
+        return 1
     if json_wanted:
         typer.echo(json.dumps([_as_json(model) for model in models], indent=2))
         return 0
@@ -36,9 +42,9 @@ def list_cached(*, json_wanted: bool) -> int:
 def verify(names: Sequence[str]) -> int:
     """Reads each file to its end. The exit status: 1 where one is not whole."""
     try:
-        chosen = [file for wanted in of_hub(meant_by(names)) for file in files_to_verify(wanted)]
-        files = list(dict.fromkeys(chosen if names else files_to_verify(None)))
-    except WeightsError as error:
+        wanted = _of_hub_alone(names) if names else (None,)
+        files = list(dict.fromkeys(file for one in wanted for file in files_to_verify(one)))
+    except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
         return 1
     with TransferDisplay(Console(stderr=True)) as display:
@@ -55,17 +61,28 @@ def verify(names: Sequence[str]) -> int:
 def remove(names: Sequence[str], *, without_asking: bool) -> int:
     """The exit status: 1 where something is not here, or somebody says no."""
     try:
-        removals = [plan_removal(wanted) for wanted in of_hub(meant_by(names))]
-    except WeightsError as error:
+        removals = [plan_removal(wanted) for wanted in _of_hub_alone(names)]
+        for removal in removals:
+            typer.echo(_line(removal))
+        if not (without_asking or typer.confirm("Remove this?", err=True)):
+            return 1
+        for removal in removals:
+            removal.execute()
+    except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
         return 1
-    for removal in removals:
-        typer.echo(_line(removal))
-    if not removals or not (without_asking or typer.confirm("Remove this?", err=True)):
-        return 1
-    for removal in removals:
-        removal.execute()
     return 0
+
+
+def _of_hub_alone(names: Sequence[str]) -> Sequence[Hub]:
+    """Raises `WeightsMissing` where only other things were named; of a preset they are left out."""
+    references = meant_by(names)
+    if not (wanted := of_hub(references)):
+        others = ", ".join(map(str, references))
+        raise WeightsMissing(
+            f"{others}: not of the hub, so there is no checksum to compare, and nothing to remove here"
+        )
+    return wanted
 
 
 def _problem(file: CachedFile, display: TransferDisplay) -> str | None:

@@ -88,6 +88,21 @@ def test_a_download_that_is_cut_goes_on_where_it_was(hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("repo")
+def test_a_slow_download_is_waited_for_and_shown_as_it_goes(hub: Hub) -> None:
+    class Watching(Seen):
+        def reach(self, n_bytes: int) -> None:
+            super().reach(n_bytes)
+            if n_bytes == 100_000:  # the hub sends no more until this was seen
+                hub.release()
+
+    hub.faults.held["m-Q4_K_M.gguf"] = 100_000
+    seen = Watching()
+    pull(make_plan([WANTED]), seen)
+    assert 100_000 in seen.reached
+    assert resolve(str(WANTED)).read_bytes() == MODEL
+
+
+@pytest.mark.usefixtures("repo")
 def test_what_came_before_a_failure_is_kept_for_the_next_pull(hub: Hub) -> None:
     hub.faults.cut_after["m-Q4_K_M.gguf"] = [150_000, 0, 0, 0]
     assert "cannot be reached" in failure(WANTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from rich.console import Console
 from typer.testing import CliRunner
 
 import gguf_server
 from gguf_server import config
 from gguf_server.cli import app
+from gguf_server.commands.transfer_display import TransferDisplay
 from gguf_server.service_weights import needed
 from tests.weights.hub import Hub, Repo
 from tests.weights.test_pull import MODEL, SECOND
@@ -62,6 +65,15 @@ def test_ctrl_c_ends_a_pull_at_once_and_the_next_one_goes_on(hub: Hub, cache: Pa
     assert "hf:own/repo:Q4_K_M is here: " in told
     assert hub.contents("m-Q4_K_M.gguf")[-1].range == (f"bytes={n_kept}-" if n_kept else None)
     assert resolve(REF).read_bytes() == MODEL
+
+
+def test_a_terminal_shows_a_bar_for_each_file() -> None:
+    screen = io.StringIO()
+    with TransferDisplay(Console(file=screen, force_terminal=True, width=100)) as display:
+        display.begin("m[bold].gguf", 2_000_000_000, is_check=False)
+        display.reach(1_500_000_000)
+    assert "m[bold].gguf" in screen.getvalue()
+    assert "1.5/2.0 GB" in screen.getvalue()
 
 
 def test_a_dry_run_says_what_would_come_and_fetches_nothing(hub: Hub) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from huggingface_hub import CachedFileInfo, CachedRevisionInfo, HFCacheInfo, scan_cache_dir
 
@@ -22,15 +21,6 @@ class Removal:
     names: tuple[str, ...]
     n_bytes: int
     execute: Callable[[], None]
-
-
-def remove_file(repo: str, blob: Path) -> None:
-    """Drops a file that is not whole, with all that leads to it. Raises OSError."""
-    cache = _scan(repo)
-    same = blob.parent.resolve() / blob.name
-    leading = [file for commit in _commits(cache) for file in commit.files if file.blob_path == same]
-    cache.delete_files(*leading).execute()
-    blob.unlink(missing_ok=True)  # nothing led to it
 
 
 def plan_removal(wanted: Hub) -> Removal:

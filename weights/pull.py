@@ -21,7 +21,6 @@ from huggingface_hub.utils import disable_progress_bars
 
 from weights import checked
 from weights.blob_download import Source, fetch
-from weights.cache_removal import remove_file
 from weights.checksums import checksum_of
 from weights.errors import NoSpace, PullFailed, WeightsDamaged
 from weights.hub_cache import Snapshot, cache_dir, repo_folder
@@ -119,7 +118,7 @@ def _bring(source: Source, progress: Progress) -> None:
     if source.blob.is_file():
         if checked.is_marked(source.blob, entry.checksum) or _is_whole(source, progress):
             return
-        remove_file(source.repo, source.blob)
+        source.blob.unlink()  # the space is needed; what links to it leads to the new one
     progress.begin(entry.name, entry.n_bytes, is_check=False)
     fetch(source, progress.reach)
 

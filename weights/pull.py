@@ -22,7 +22,7 @@ from huggingface_hub.utils import disable_progress_bars
 from weights import checked
 from weights.blob_download import Source, fetch
 from weights.checksums import checksum_of
-from weights.errors import NoSpace, PullFailed, WeightsDamaged
+from weights.errors import NoSpace, PullFailed
 from weights.hub_cache import Snapshot, cache_dir, repo_folder
 from weights.hub_errors import told_in_words
 from weights.hub_listing import HubEntry, Listing, list_files
@@ -150,13 +150,15 @@ def _link(part: Part) -> None:
     snapshot = Snapshot(listing.repo, repo_folder(listing.repo) / "snapshots" / listing.commit)
     for source in part.sources:
         file = snapshot.file(source.entry.name)
-        if not (file.path.is_file() and checked.is_marked(file.path, source.entry.checksum)):
-            raise WeightsDamaged(f"{source} was changed while it was fetched: pull it again")
+        if not file.path.is_file() or file.checksum not in (None, source.entry.checksum):
+            raise PullFailed(f"{source}: the cache has something else under its name; try again later")
     if listing.revision != listing.commit:
         _point(repo_folder(listing.repo) / "refs" / listing.revision, listing.commit)
 
 
 def _point(ref: Path, commit: str) -> None:
+    if ref.is_file() and ref.read_text(errors="replace") == commit:
+        return
     ref.parent.mkdir(parents=True, exist_ok=True)
     new = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
     new.write_text(commit)

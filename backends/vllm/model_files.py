@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from backends.base import EngineFailure, FailureReason
@@ -29,6 +30,22 @@ def local_model(ref: str) -> str:
         return _of_hub_id(ref) if _is_hub_id(ref) else _of_reference(ref)
     except WeightsMissing as error:
         raise unusable(error) from error
+
+
+def local_tokenizer(ref: str | None) -> str | None:
+    """The folder of a hub id whose tokenizer and configuration are all here, so that vLLM need not ask the hub.
+
+    Anything else stays as it is. Raises `EngineFailure` where a file is not whole.
+    """
+    if ref is None or not _is_hub_id(ref) or Path(ref).is_dir():
+        return ref
+    try:
+        wanted = parse(f"hf:{ref}")
+        return str(resolve_repo(replace(wanted, with_weights=False))) if isinstance(wanted, HubRepo) else ref
+    except WeightsDamaged as error:
+        raise unusable(error) from error
+    except WeightsMissing:
+        return ref
 
 
 def _is_hub_id(ref: str) -> bool:

@@ -13,7 +13,7 @@ from backends.llama_server import LlamaServerSpec
 from backends.llama_server import launch_plan as plan_llama_server
 from backends.llamacpp_engine import LlamaCppSpec
 from backends.llamacpp_engine import launch_plan as plan_llamacpp
-from backends.vllm.model_files import local_model
+from backends.vllm.model_files import local_model, local_tokenizer
 from tests.weights.hub import COMMIT, Hub, Repo
 from tests.weights.test_pull import MODEL, SECOND, bring
 from weights import checked, hub_cache
@@ -82,6 +82,19 @@ def test_vllm_fetches_by_itself_what_is_not_all_here_unless_the_cache_was_named(
     assert caught.value.reason is FailureReason.WEIGHTS_MISSING
 
 
+def test_vllm_is_given_the_folder_of_a_tokenizer_that_is_all_here(hub: Hub, cache: Path) -> None:
+    hub.repos["own/llm"] = Repo(LLM)
+    assert local_tokenizer("own/llm") == "own/llm"
+    bring(HubRepo("own/llm", with_weights=False))
+    folder = cache / "models--own--llm" / "snapshots" / COMMIT
+    assert local_tokenizer("own/llm") == str(folder)
+    assert local_model("own/llm") == "own/llm"
+    alter(folder / "config.json")
+    with pytest.raises(EngineFailure, match="is damaged"):
+        local_tokenizer("own/llm")
+    assert [local_tokenizer(ref) for ref in (None, "/a/folder", "o/n:Q8_0")] == [None, "/a/folder", "o/n:Q8_0"]
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_file_that_was_checked_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_cache, "checksum_of", None)
@@ -103,6 +116,7 @@ def test_without_a_place_for_marks_files_are_read_each_time(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    bring(WANTED)
     caplog.set_level(logging.INFO, "weights.hub_cache")
     resolve(REF)
     resolve(REF)

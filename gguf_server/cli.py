@@ -180,6 +180,29 @@ def show_schema() -> None:
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
 
 
+@app.command("inspect")
+def inspect_model(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a GGUF is: its architecture, size, layers, context, tokenizer and chat template."""
+    from gguf_server.commands.inspect import inspect
+
+    raise typer.Exit(inspect(ref, json_wanted=as_json))
+
+
+@app.command("doctor")
+def examine_machine(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what is right and wrong with this machine and the configuration, and how to mend it."""
+    from gguf_server.commands.doctor import doctor
+
+    raise typer.Exit(doctor(config, preset or (), json_wanted=as_json))
+
+
 def _load(
     config: Path | None, presets: list[str] | None, *, host: str | None = None, port: int | None = None
 ) -> Settings:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_never
 
+from gguf_server.engines import projector_of
 from gguf_server.settings import (
     EngineSettings,
     LlamaCppEngineSettings,
@@ -27,8 +28,8 @@ def _of_engine(engine: EngineSettings, service: ServiceSettings) -> Iterator[Ref
         case LlamaCppEngineSettings() | LlamaServerEngineSettings():
             if weights := service.weights or engine.weights:
                 yield parse(weights)
-            if mmproj := service.mmproj or (engine.mmproj if service.weights is None else None):
-                yield parse(mmproj)
+            if projector := projector_of(engine, service):
+                yield parse(projector)
         case VllmEngineSettings():
             if model := engine.model or service.weights:
                 yield parse_model(model)

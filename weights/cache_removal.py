@@ -26,7 +26,7 @@ class Removal:
 def plan_removal(wanted: Hub) -> Removal:
     """Raises `WeightsMissing` where the cache has no such thing."""
     if not repo_folder(wanted.repo).is_dir():
-        raise WeightsMissing(f"{wanted} is not in the hub's cache")
+        raise WeightsMissing(f"{wanted} is not in the hub cache")
     cache = _scan(wanted.repo)
     return _whole_repo(cache, wanted) if isinstance(wanted, HubRepo) else _files(cache, wanted)
 
@@ -45,7 +45,7 @@ def _whole_repo(cache: HFCacheInfo, wanted: HubRepo) -> Removal:
     """All revisions, unless one is named; what was never finished goes along."""
     commits = [c for c in _commits(cache) if wanted.revision in (None, c.commit_hash, *c.refs)]
     if not commits and wanted.revision is not None:
-        raise WeightsMissing(f"{wanted} is not in the hub's cache")
+        raise WeightsMissing(f"{wanted} is not in the hub cache")
     blobs = repo_folder(wanted.repo) / "blobs"
     unfinished = sorted(blobs.glob("*.incomplete")) if wanted.revision is None else []
     strategy = cache.delete_revisions(*(commit.commit_hash for commit in commits))

@@ -54,7 +54,7 @@ def files_to_verify(wanted: Hub | None) -> Sequence[CachedFile]:
     models = [model for model in cached_models() if wanted is None or model.wanted.repo == wanted.repo]
     files = [file for model in models for file in model.files]
     if wanted is not None and not files:
-        raise WeightsMissing(f"{wanted} is not in the hub's cache: gguf-server pull {wanted}")
+        raise WeightsMissing(f"{wanted} is not in the hub cache: gguf-server pull {wanted}")
     return files
 
 

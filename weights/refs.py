@@ -13,7 +13,7 @@ from weights.file_choice import choose, parts_of
 from weights.hub_cache import CachedFile, Snapshot, check_whole, snapshots
 from weights.reference import Hub, HubFile, HubQuant, HubRepo, LocalPath, Packaged, parse
 
-__all__ = ["WeightsDamaged", "WeightsMissing", "cached_files", "resolve", "resolve_repo"]
+__all__ = ["WeightsDamaged", "WeightsMissing", "cached_files", "locate", "resolve", "resolve_repo"]
 
 
 def resolve(ref: str) -> Path:
@@ -22,18 +22,15 @@ def resolve(ref: str) -> Path:
     Raises `WeightsMissing`, or `WeightsDamaged` for a file of the hub that is not what its publisher made. A file that
     was never checked, or was written to since, is read to its end to know that, which may take a minute.
     """
-    match parse(ref):
-        case Packaged(package):
-            return _in_package(package)
-        case LocalPath(path):
-            return _at_path(path)
-        case HubRepo() as wanted:
-            raise WeightsMissing(f"{wanted} is a repository: name a file of it, or hf:{wanted.repo}:QUANT")
-        case HubFile() | HubQuant() as wanted:
-            files = cached_files(wanted)
-            for file in files:
-                check_whole(file)
-            return files[0].path
+    path, of_hub = _find(ref)
+    for file in of_hub:
+        check_whole(file)
+    return path
+
+
+def locate(ref: str) -> Path:
+    """The same at once, for whoever reads only the beginning: the file may be damaged. Raises `WeightsMissing`."""
+    return _find(ref)[0]
 
 
 def resolve_repo(wanted: HubRepo) -> Path:
@@ -56,7 +53,20 @@ def cached_files(wanted: Hub) -> tuple[CachedFile, ...]:
                 return tuple(snapshot.file(name) for name in names)
     except OSError as error:
         raise WeightsMissing(f"{wanted} cannot be looked for: {error}") from error
-    raise WeightsMissing(f"{wanted} is not in the hub's cache: gguf-server pull {wanted}")
+    raise WeightsMissing(f"{wanted} is not in the hub cache: gguf-server pull {wanted}")
+
+
+def _find(ref: str) -> tuple[Path, tuple[CachedFile, ...]]:
+    match parse(ref):
+        case Packaged(package):
+            return _in_package(package), ()
+        case LocalPath(path):
+            return _at_path(path), ()
+        case HubRepo() as wanted:
+            raise WeightsMissing(f"{wanted} is a repository: name a file of it, or hf:{wanted.repo}:QUANT")
+        case HubFile() | HubQuant() as wanted:
+            files = cached_files(wanted)
+            return files[0].path, files
 
 
 def _names_in(snapshot: Snapshot, wanted: Hub) -> tuple[str, ...]:

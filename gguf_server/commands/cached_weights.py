@@ -11,11 +11,14 @@ from rich.filesize import decimal
 
 from gguf_server.commands.named_weights import meant_by, of_hub
 from gguf_server.commands.transfer_display import TransferDisplay
+from weights import gguf_model
 from weights.cache_removal import Removal, plan_removal
 from weights.cached_models import CachedModel, cached_models, files_to_verify
 from weights.errors import WeightsError, WeightsMissing
+from weights.gguf_header import DamagedHeader
 from weights.hub_cache import CachedFile, cache_dir, check_whole
-from weights.reference import Hub
+from weights.reference import Hub, LocalPath, Packaged
+from weights.refs import locate
 
 
 def list_cached(*, json_wanted: bool) -> int:
@@ -42,7 +45,8 @@ def list_cached(*, json_wanted: bool) -> int:
 def verify(names: Sequence[str]) -> int:
     """Reads each file to its end. The exit status: 1 where one is not whole."""
     try:
-        wanted = _of_hub_alone(names) if names else (None,)
+        references = meant_by(names)
+        wanted = of_hub(references) if names else (None,)
         files = list(dict.fromkeys(file for one in wanted for file in files_to_verify(one)))
     except (WeightsError, OSError) as error:
         typer.echo(str(error), err=True)
@@ -52,10 +56,26 @@ def verify(names: Sequence[str]) -> int:
     unknown = [file for file in files if file.checksum is None]
     for file in unknown:
         typer.echo(f"{file.name} of {file.snapshot.repo} has no checksum to compare; its size is right.", err=True)
+    if files or not names:
+        typer.echo(f"{len(files) - len(damaged) - len(unknown)} of {len(files)} files have the right checksum.")
+    damaged += [told for ref in references if not isinstance(ref, Hub) and (told := _problem_of_local(ref))]
     for told in damaged:
         typer.echo(told, err=True)
-    typer.echo(f"{len(files) - len(damaged) - len(unknown)} of {len(files)} files have the right checksum.")
     return 1 if damaged else 0
+
+
+def _problem_of_local(reference: Packaged | LocalPath) -> str | None:
+    """Of a file whose checksum nobody published, its own header tells how long it is."""
+    try:
+        model = gguf_model.read(locate(str(reference)))
+    except WeightsError as error:
+        return str(error)
+    except (DamagedHeader, OSError) as error:
+        return f"{reference}: {error}"
+    typer.echo(
+        f"{reference} is as long as its header says ({decimal(model.n_bytes)}); there is no checksum to compare."
+    )
+    return None
 
 
 def remove(names: Sequence[str], *, without_asking: bool) -> int:
@@ -79,9 +99,7 @@ def _of_hub_alone(names: Sequence[str]) -> Sequence[Hub]:
     references = meant_by(names)
     if not (wanted := of_hub(references)):
         others = ", ".join(map(str, references))
-        raise WeightsMissing(
-            f"{others}: not of the hub, so there is no checksum to compare, and nothing to remove here"
-        )
+        raise WeightsMissing(f"{others}: not of the hub, so it is not for this to remove")
     return wanted
 
 

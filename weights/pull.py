@@ -144,10 +144,14 @@ def _is_whole(source: Source, progress: Progress) -> bool:
 def _link(part: Part) -> None:
     """Lets the hub's client make the snapshot of what is there, and the listing beside it that works offline."""
     listing = part.listing
+    snapshot = Snapshot(listing.repo, repo_folder(listing.repo) / "snapshots" / listing.commit)
+    for entry in part.entries:
+        file = snapshot.file(entry.name)
+        if file.path.is_file() and file.checksum is None and file.n_bytes != entry.n_bytes:  # a copy: no links here
+            file.path.unlink()
     names = [glob.escape(entry.name) for entry in part.entries]
     with told_in_words(f"hf:{listing.repo}"), disable_progress_bars():
         snapshot_download(listing.repo, revision=listing.commit, allow_patterns=names)
-    snapshot = Snapshot(listing.repo, repo_folder(listing.repo) / "snapshots" / listing.commit)
     for source in part.sources:
         file = snapshot.file(source.entry.name)
         if not file.path.is_file() or file.checksum not in (None, source.entry.checksum):

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from gguf_server.commands.named_weights import meant_by, of_hub
+from gguf_server.commands.named_weights import files_in_words, meant_by, of_hub
 from gguf_server.commands.transfer_display import TransferDisplay
 from weights import gguf_model
 from weights.cache_removal import Removal, plan_removal
@@ -120,7 +120,7 @@ def _problem(file: CachedFile, display: TransferDisplay) -> str | None:
 
 
 def _line(removal: Removal) -> str:
-    return f"{removal.wanted}: {len(removal.names)} files, frees {decimal(removal.n_bytes)}"
+    return f"{removal.wanted}: {files_in_words(len(removal.names))}, frees {decimal(removal.n_bytes)}"
 
 
 def _as_json(model: CachedModel) -> dict[str, object]:

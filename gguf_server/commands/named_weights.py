@@ -23,6 +23,10 @@ def of_hub(references: Iterable[Reference]) -> tuple[Hub, ...]:
     return tuple(reference for reference in references if isinstance(reference, HubFile | HubQuant | HubRepo))
 
 
+def files_in_words(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
 def _of_preset(name: str) -> tuple[Reference, ...]:
     services = config.load(presets=[name], environ={}).services
     return tuple(reference for service in services.values() for reference in needed(service))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.filesize import decimal
 
-from gguf_server.commands.named_weights import meant_by, of_hub
+from gguf_server.commands.named_weights import files_in_words, meant_by, of_hub
 from gguf_server.commands.transfer_display import TransferDisplay
 from gguf_server.service_weights import needed
 from gguf_server.settings import Settings
@@ -58,7 +58,8 @@ def _pull(wanted: Sequence[Reference], *, dry_run: bool) -> int:
 
 def _lines(plan: Plan) -> list[str]:
     lines = [
-        f"{', '.join(map(str, part.wanted))}: {len(part.entries)} files, {decimal(part.n_bytes)}" for part in plan.parts
+        f"{', '.join(map(str, part.wanted))}: {files_in_words(len(part.entries))}, {decimal(part.n_bytes)}"
+        for part in plan.parts
     ]
     if plan.n_missing_bytes:
         lines.append(f"To fetch: {decimal(plan.n_missing_bytes)}, into {hub_cache.cache_dir()}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import random
 import shutil
 import socket
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 from huggingface_hub import constants, snapshot_download
 
 from tests.weights.conftest import point_to
@@ -233,6 +237,41 @@ def test_too_little_space_is_told_before_the_first_byte(hub: Hub, monkeypatch: p
     with pytest.raises(NoSpace, match="GB free"):
         bring(WANTED)
     assert hub.contents("m-Q4_K_M.gguf") == []
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_disk_that_fills_up_meanwhile_is_told_and_what_came_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", fail)
+        with pytest.raises(NoSpace, match="is full; what came is kept"):
+            bring(WANTED)
+    assert make_plan([WANTED]).n_missing_bytes == 0
+    bring(WANTED)
+    assert resolve(str(WANTED)).read_bytes() == MODEL
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_file_that_another_program_fetches_is_left_to_it(cache: Path) -> None:
+    name = hashlib.sha256(MODEL).hexdigest() + ".lock"
+    (cache / ".locks" / "models--own--repo").mkdir(parents=True)
+    with FileLock(cache / ".locks" / "models--own--repo" / name):
+        assert "is being fetched by another program" in failure(WANTED)
+
+
+@pytest.mark.usefixtures("repo")
+def test_a_disk_without_links_is_served_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    bring(WANTED)
+    path = resolve(str(WANTED))
+    assert not path.is_symlink()
+    path.write_bytes(MODEL[:-1])
+    with pytest.raises(WeightsDamaged, match="399999 of 400000"):
+        resolve(str(WANTED))
+    bring(WANTED)
+    assert resolve(str(WANTED)).read_bytes() == MODEL
 
 
 def test_a_split_model_is_pulled_with_all_its_parts(hub: Hub) -> None:

@@ -78,7 +78,7 @@ def test_a_terminal_shows_a_bar_for_each_file() -> None:
 
 def test_a_dry_run_says_what_would_come_and_fetches_nothing(hub: Hub) -> None:
     told, _ = invoke("pull", REF, "own/llm", "--dry-run")
-    assert f"{REF}: 1 files, 400.0 kB" in told
+    assert f"{REF}: 1 file, 400.0 kB" in told
     assert "hf:own/llm: 3 files, 300.0 kB" in told
     assert "To fetch: 700.0 kB" in told
     assert hub.contents("m-Q4_K_M.gguf") == []
@@ -176,7 +176,7 @@ def test_verify_of_a_file_of_ones_own_compares_its_length_with_its_header() -> N
 def test_rm_asks_and_takes_only_what_was_named(cache: Path) -> None:
     invoke("pull", REF, "hf:own/repo/mmproj-m-Q8_0.gguf", "own/llm")
     told, _ = invoke("rm", REF, text="n\n", status=1)
-    assert f"{REF}: 1 files, frees 400.0 kB" in told.splitlines()
+    assert f"{REF}: 1 file, frees 400.0 kB" in told.splitlines()
     assert resolve(REF).is_file()
     invoke("rm", REF, text="y\n")
     invoke("verify", REF, status=1)

@@ -42,7 +42,7 @@ def parts_of(file: str) -> tuple[str, ...]:
     return tuple(f"{split['stem']}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1))
 
 
-def is_projector(file: str) -> bool:
+def _is_projector(file: str) -> bool:
     """Whether this GGUF is an image encoder; by custom its name says so."""
     return "mmproj" in file.lower()
 
@@ -58,7 +58,7 @@ def _file(present: Sequence[str], wanted: HubFile) -> tuple[str, ...]:
 
 
 def _quant(present: Sequence[str], wanted: HubQuant) -> tuple[str, ...]:
-    models = [name for name in present if name.lower().endswith(".gguf") and not is_projector(name)]
+    models = [name for name in present if name.lower().endswith(".gguf") and not _is_projector(name)]
     groups = dict.fromkeys(parts_of(name) for name in models)
     named = [(parts, _quant_of(parts[0])) for parts in groups]
     fitting = [parts for parts, quant in named if quant == wanted.quant.upper()]

@@ -13,7 +13,7 @@ from weights.gguf_model import GgufModel
 
 def check_weights(weights: Weights) -> Finding:
     if weights.missing is not None:
-        return _finding(weights, Verdict.WARNING, _without_command(weights.missing), _fetch(weights.ref))
+        return _finding(weights, Verdict.WARNING, _without_command(weights), _fetch(weights.ref))
     if weights.damaged is not None:
         return _finding(weights, Verdict.BROKEN, weights.damaged, _fetch(weights.ref))
     if weights.model is None:
@@ -29,8 +29,8 @@ def _check_model(weights: Weights, model: GgufModel) -> Finding:
         return _finding(weights, Verdict.BROKEN, f"it is {is_what}, and {what[wanted_kind]} is wanted here")
     width = projected_width(model)
     if weights.partner is not None and width is not None and width != weights.partner.n_embd:
-        message = f"it makes embeddings {width} wide, and those of the model are {weights.partner.n_embd}: another's"
-        return _finding(weights, Verdict.BROKEN, message)
+        message = f"it says that it makes embeddings {width} wide, and the model's are {weights.partner.n_embd}"
+        return _finding(weights, Verdict.WARNING, f"{message}: it may be another model's")
     message = f"{model.architecture}, {binary_size(model.n_bytes)}, mostly {next(iter(model.n_bytes_by_type), 'empty')}"
     if weights.role == "model" and weights.n_ctx > model.n_ctx_train:
         message += f"; trained for {model.n_ctx_train:,} tokens, and max_model_len is {weights.n_ctx:,}"
@@ -39,7 +39,7 @@ def _check_model(weights: Weights, model: GgufModel) -> Finding:
 
 
 def projected_width(model: GgufModel) -> int | None:
-    """Of the embeddings an image encoder makes."""
+    """Of the embeddings an image encoder makes, by its own word; encoders of early LLaVA models say something else."""
     width = model.get("vision.projection_dim")
     return width if model.kind == "mmproj" and isinstance(width, int) else None
 
@@ -48,7 +48,9 @@ def _finding(weights: Weights, verdict: Verdict, message: str, remedy: str | Non
     return Finding("weights", verdict, message, remedy, weights.ref)
 
 
-def _without_command(message: str) -> str:
+def _without_command(weights: Weights) -> str:
+    """Why it is missing, and no more than that: the reference and the command stand beside it."""
+    message = (weights.missing or "").removeprefix(f"{weights.ref} ")
     why, _, command = message.rpartition(": ")
     return why if command.startswith(("hf ", "pip ", "gguf-server ")) else message
 

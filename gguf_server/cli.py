@@ -75,48 +75,6 @@ def serve(
     raise typer.Exit(run.serve(settings))
 
 
-@app.command("pull")
-def pull_weights(
-    what: AnyWeightsArgument = None,
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
-) -> None:
-    """Fetch weights from the hub into its cache, and check them; without WHAT all that `serve` would need."""
-    from gguf_server.commands import pull
-
-    if what:
-        raise typer.Exit(pull.pull_named([*what, *(preset or ())], dry_run=dry_run))
-    raise typer.Exit(pull.pull_configured(_load(config, preset), dry_run=dry_run))
-
-
-@app.command("list")
-def list_weights(as_json: JsonOption = False) -> None:
-    """Show the weights in the hub's cache, with what is known about them."""
-    from gguf_server.commands import cached_weights
-
-    raise typer.Exit(cached_weights.list_cached(json_wanted=as_json))
-
-
-@app.command("verify")
-def verify_weights(what: AnyWeightsArgument = None) -> None:
-    """Compare the checksums of weights in the hub's cache; without WHAT all of them."""
-    from gguf_server.commands import cached_weights
-
-    raise typer.Exit(cached_weights.verify(what or ()))
-
-
-@app.command("rm")
-def remove_weights(
-    what: WeightsArgument,
-    without_asking: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Remove weights from the hub's cache."""
-    from gguf_server.commands import cached_weights
-
-    raise typer.Exit(cached_weights.remove(what, without_asking=without_asking))
-
-
 @keys_app.command("create")
 def create_key(name: str, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
     """Make a key and print its token, which cannot be shown again."""
@@ -178,6 +136,48 @@ def show_config(
 def show_schema() -> None:
     """Print the JSON schema of a configuration file."""
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@app.command("pull")
+def pull_weights(
+    what: AnyWeightsArgument = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
+) -> None:
+    """Fetch weights from the hub into its cache, and check them; without WHAT all that `serve` would need."""
+    from gguf_server.commands import pull
+
+    if what:
+        raise typer.Exit(pull.pull_named([*what, *(preset or ())], dry_run=dry_run))
+    raise typer.Exit(pull.pull_configured(_load(config, preset), dry_run=dry_run))
+
+
+@app.command("list")
+def list_weights(as_json: JsonOption = False) -> None:
+    """Show the weights in the hub's cache, with what is known about them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.list_cached(json_wanted=as_json))
+
+
+@app.command("verify")
+def verify_weights(what: AnyWeightsArgument = None) -> None:
+    """Compare the checksums of weights in the hub's cache; without WHAT all of them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.verify(what or ()))
+
+
+@app.command("rm")
+def remove_weights(
+    what: WeightsArgument,
+    without_asking: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove weights from the hub's cache."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.remove(what, without_asking=without_asking))
 
 
 @app.command("inspect")

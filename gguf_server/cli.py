@@ -148,6 +148,8 @@ def pull_weights(
     """Fetch weights from the hub into its cache, and check them; without WHAT all that `serve` would need."""
     from gguf_server.commands import pull
 
+    if what and config:
+        raise typer.BadParameter("give WHAT or --config, not both")
     if what:
         raise typer.Exit(pull.pull_named([*what, *(preset or ())], dry_run=dry_run))
     raise typer.Exit(pull.pull_configured(_load(config, preset), dry_run=dry_run))

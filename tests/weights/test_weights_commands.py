@@ -206,3 +206,4 @@ def test_what_is_no_reference_is_told_with_the_forms_there_are() -> None:
     _, problems = invoke("pull", "hf:nobody", status=1)
     assert "hf:OWNER/REPO:QUANT" in problems
     invoke("rm", "hf:own/repo/../x", status=1)
+    invoke("pull", REF, "--config", "c.toml", status=2)

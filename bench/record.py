@@ -300,10 +300,15 @@ def _check(report: Report) -> None:
         seen.add(of_run)
         if run.target not in targets or run.workload not in workloads:
             raise RecordError(f"runs.{index}: its target or its workload is not in the lists of them")
-        if run.gaps is not None and len(run.gaps.counts) != len(run.gaps.edges_s) + 1:
-            raise RecordError(f"runs.{index}.gaps: counts must be one more than edges_s")
-        if run.gaps is not None and list(run.gaps.edges_s) != sorted(set(run.gaps.edges_s)):
-            raise RecordError(f"runs.{index}.gaps.edges_s: not in ascending order")
+        if run.gaps is not None:
+            _check_gaps(run.gaps, f"runs.{index}.gaps")
+
+
+def _check_gaps(gaps: GapHistogram, place: str) -> None:
+    if len(gaps.counts) != len(gaps.edges_s) + 1:
+        raise RecordError(f"{place}: counts must be one more than edges_s")
+    if list(gaps.edges_s) != sorted(set(gaps.edges_s)):
+        raise RecordError(f"{place}.edges_s: not in ascending order")
 
 
 if __name__ == "__main__":

@@ -43,8 +43,7 @@ def text_without_secrets(argument: str) -> str:
     assigned = _ASSIGNMENT.fullmatch(argument)
     if assigned and _is_secret(assigned["name"]):
         return f"{assigned['name']}={REDACTED}"
-    if _BEARER.search(argument):
-        return _BEARER.sub(REDACTED, argument)
+    argument = _BEARER.sub(REDACTED, argument)
     return _without_home(_URL.sub(lambda found: url_without_secrets(found[0]), argument))
 
 

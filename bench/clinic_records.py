@@ -19,7 +19,7 @@ _LINES: Final[Mapping[Language, tuple[str, ...]]] = {
         "temperature {temperature} degrees.",
         "Day {day}: glucose {glucose} mmol/L before breakfast, creatinine {creatinine} µmol/L, potassium {potassium}.",
         "Day {day}: slept {few} hours, ate half of the meal, drank {volume} ml, walked {metres} metres with a helper.",
-        "Day {day}, {hour}:{minute}: pain {few} of 10 in the left hip, better after lying down; nothing else was given.",
+        "Day {day}, {hour}:{minute}: pain {few} of 10 in the left hip, better after lying down; nothing given.",
         "Day {day}: the dressing was changed, the wound is {few} cm long, dry at its edges, without smell.",
         "Day {day}: the daughter asked about going home; stairs are to be tried first, then the bath.",
     ),

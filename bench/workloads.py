@@ -13,7 +13,7 @@ from bench import clinic, images
 from bench.clinic import LANGUAGES, Language
 from bench.lengths import TYPICAL, Density, record, text_of
 from bench.prompts import prompt
-from bench.scenario import Content, Scenario, Script
+from bench.scenario import Scenario, Script
 from bench.visit import SCHEMA, TASKS, why_invalid
 
 _LOOK: Final = {
@@ -68,7 +68,7 @@ def shared_system(
     n_shared: int, max_tokens: int = 32, languages: Sequence[Language] = LANGUAGES, *, density: Density = TYPICAL
 ) -> Scenario:
     """The system prompt is the same for everybody and every seed."""
-    rules = [rule for language in languages for rule in clinic.GUIDES[language]]
+    rules = [rule for rules in zip(*(clinic.GUIDES[language] for language in languages), strict=True) for rule in rules]
     system = text_of(cycle(rules), languages, n_shared, density)
 
     def script(seed: str, number: int) -> Script:
@@ -123,13 +123,11 @@ def pictures(
     """No picture is sent twice, so that no cache of encoded pictures can help."""
 
     def script(seed: str, number: int) -> Script:
-        urls = [
-            images.data_url(f"{seed}/{number}/{index}", width=width, height=height) for index in range(per_question)
-        ]
-        question: Content = [
-            *({"type": "image_url", "image_url": {"url": url}} for url in urls),
-            {"type": "text", "text": _LOOK[languages[number % len(languages)]]},
-        ]
+        question: list[dict[str, object]] = []
+        for index in range(per_question):
+            url = images.data_url(f"{seed}/{number}/{index}", width=width, height=height)
+            question.append({"type": "image_url", "image_url": {"url": url}})
+        question.append({"type": "text", "text": _LOOK[languages[number % len(languages)]]})
         return Script((question,))
 
     parameters = {"width_px": width, "height_px": height, "images": per_question}

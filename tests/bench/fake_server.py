@@ -14,7 +14,7 @@ from aiohttp import web
 class FakeServer:
     """Answers `max_tokens` chunks of text to each request, unless told to fail.
 
-    `says` are chunks to say instead, after `thoughts`. `together` requests have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look
+    `says` are chunks to say instead, after `thoughts`. `says_bytes` is the whole body instead. `together` requests have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look
     after look: seconds with work to do, and inside `llama_decode`.
     """
 
@@ -24,6 +24,7 @@ class FakeServer:
     breaks_after: int | None = None
     fails_after: int | None = None
     is_stuck: bool = False
+    says_bytes: bytes | None = None
     thoughts: tuple[str, ...] = ()
     says: tuple[str, ...] | None = None
     together: int = 1
@@ -61,6 +62,9 @@ class FakeServer:
         await answer.prepare(request)
         if self.is_stuck:
             await asyncio.Event().wait()
+        if self.says_bytes is not None:
+            await answer.write(self.says_bytes)
+            return answer
         for event in self._events(body["max_tokens"], is_chat="messages" in body):
             if event is None:
                 assert request.transport is not None

@@ -20,13 +20,30 @@ from bench import clinic, clinic_records, visit
 from bench.clinic import LANGUAGES, Language
 from bench.lengths import TYPICAL, Density, NoCount, density_of, record
 from bench.load import Target
-from bench.scenario import Script
-from bench.workloads import KINDS, WorkloadError, make
+from bench.scenario import Scenario, Script
+from bench.workloads import (
+    conversation,
+    long_record,
+    pictures,
+    shared_system,
+    short_chat,
+    structured,
+    thinking,
+    words,
+)
 from tests.bench.fake_server import FakeServer
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
-NEEDED: dict[str, dict[str, object]] = {"long record": {"n_prompt": 800}, "shared system prompt": {"n_shared": 400}}
 PLAIN = Density({"en": 0.25, "vi": 0.5, "zh": 1.0}, 40)
+OPENING_ALIKE = (words(), pictures())
+OPENING_APART = (
+    short_chat(),
+    long_record(800, density=PLAIN),
+    shared_system(400, density=PLAIN),
+    conversation(),
+    thinking(),
+    structured(),
+)
 
 
 def first(script: Script) -> str:
@@ -34,17 +51,15 @@ def first(script: Script) -> str:
     return script.says[0] if isinstance(script.says[0], str) else orjson.dumps(script.says[0]).decode()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_people_say_depends_on_seed_and_number_alone_and_no_two_say_the_same(kind: str) -> None:
-    scenario = make(kind, NEEDED.get(kind, {}), "it", density=PLAIN)
+@pytest.mark.parametrize("scenario", [*OPENING_ALIKE, *OPENING_APART], ids=lambda scenario: scenario.name)
+def test_what_people_say_depends_on_seed_and_number_alone_and_no_two_say_the_same(scenario: Scenario) -> None:
     said = [first(scenario.script("a", number)) for number in range(9)]
     assert said == [first(scenario.script("a", number)) for number in range(9)]
     assert len(set(said) | {first(scenario.script("b", number)) for number in range(9)}) == 18
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("words", "images")])
-def test_prompts_have_nothing_in_common_from_their_first_words_on(kind: str) -> None:
-    scenario = make(kind, NEEDED.get(kind, {}), "it", density=PLAIN)
+@pytest.mark.parametrize("scenario", OPENING_APART, ids=lambda scenario: scenario.name)
+def test_prompts_have_nothing_in_common_from_their_first_words_on(scenario: Scenario) -> None:
     assert len({first(scenario.script("a", number)).split()[0] for number in range(30)}) == 30
 
 
@@ -70,18 +85,18 @@ def test_a_record_that_has_no_room_is_its_task_alone() -> None:
 
 
 def test_the_system_prompt_is_everybodys_and_has_all_languages() -> None:
-    scenario = make("shared system prompt", {"n_shared": 2000}, "it", density=PLAIN)
+    scenario = shared_system(2000, density=PLAIN)
     systems = {scenario.script(seed, number).system for seed in "ab" for number in range(4)}
     [system] = systems
     assert all(clinic.GUIDES[language][0] in system for language in LANGUAGES)
 
 
 def test_a_conversation_has_as_many_turns_as_asked() -> None:
-    assert len(make("conversation", {"turns": 23}, "it", density=PLAIN).script("a", 1).says) == 23
+    assert len(conversation(turns=23).script("a", 1).says) == 23
 
 
 def test_pictures_are_pngs_of_the_size_asked_for() -> None:
-    scenario = make("images", {"width": 64, "height": 48, "per_question": 2}, "it", density=PLAIN)
+    scenario = pictures(width=64, height=48, per_question=2)
     [parts] = scenario.script("a", 0).says
     assert isinstance(parts, list)
     urls: list[Any] = [part["image_url"] for part in parts if part["type"] == "image_url"]
@@ -91,27 +106,17 @@ def test_pictures_are_pngs_of_the_size_asked_for() -> None:
 
 
 def test_languages_can_be_chosen() -> None:
-    scenario = make("short chat", {"languages": "vi"}, "it", density=PLAIN)
+    scenario = short_chat(languages="vi")
     assert all(any(first(scenario.script("a", n)).endswith(q) for q in clinic.QUESTIONS["vi"]) for n in range(6))
-    with pytest.raises(WorkloadError, match=r"languages are of en,vi,zh, not 'vi,fr'"):
-        make("short chat", {"languages": "vi,fr"}, "it", density=PLAIN)
-
-
-def test_a_workload_that_is_not_there_is_refused_with_those_that_are() -> None:
-    with pytest.raises(WorkloadError, match="there is no workload 'chess': words, short chat"):
-        make("chess", {}, "it", density=PLAIN)
-    with pytest.raises(WorkloadError, match="'short chat': got an unexpected keyword argument 'depth'"):
-        make("short chat", {"depth": 3}, "it", density=PLAIN)
-    with pytest.raises(WorkloadError, match="'long record': missing a required argument: 'n_prompt'"):
-        make("long record", {}, "it", density=PLAIN)
+    with pytest.raises(ValueError, match="there is no language 'fr': en,vi,zh"):
+        short_chat(languages="vi,fr")
 
 
 def test_a_workload_is_recorded_with_what_decides_its_figures() -> None:
-    scenario = make("long record", {"n_prompt": 800, "max_tokens": 5}, "records", density=PLAIN, timeout_s=9.0)
-    found = scenario.record(seed="a")
-    assert (found.name, scenario.timeout_s) == ("records", 9.0)
+    found = long_record(800, max_tokens=5, density=PLAIN).record(seed="a")
+    assert found.name == "record_800"
     assert found.parameters == {
-        "max_tokens": 5, "ends_freely": False, "is_chat": True, "n_prompt": 800, "seed": "a",
+        "max_tokens": 5, "ends_freely": False, "is_chat": True, "n_prompt": 800, "languages": "en,vi,zh", "seed": "a",
     }  # fmt: skip
 
 
@@ -125,7 +130,7 @@ def test_the_visits_schema_is_a_schema_and_an_answer_can_keep_it_in_its_tokens()
         "next_step": "x" * 60,
     }
     Draft202012Validator(visit.SCHEMA).validate(longest)
-    assert len(orjson.dumps(longest)) < make("structured output", {}, "it", density=PLAIN).max_tokens
+    assert len(orjson.dumps(longest)) < structured().max_tokens
 
 
 class Counting(FakeServer):

@@ -41,18 +41,22 @@ async def measure(
     """`people` say what the workload makes them say from `seed`: targets that are compared get the same seed.
 
     A seed that a target has seen may have its prefixes in a cache. `on_answer` is called as requests end, to show
-    progress. What fails is in the figures; raised are only the errors of `bench.probes.watching`.
+    progress. `client_cpu_share` near 1 says that this program was the limit, and not the server. What fails is in
+    the figures; raised are only the errors of `bench.probes.watching`.
     """
     before = await _steps(target)
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     with watching(probes) as watch:
         everybody = await drive(
             target, workload, load, people=people, seed=seed, on_answer=on_answer, clock=clock, sleep=sleep
         )
+    cpu_share = (time.process_time() - start_cpu_s) / (time.perf_counter() - start_s)
     share = decode_share(before, await _steps(target))
     requests = [turn for person in everybody for turn in person.turns]
     _check(requests, workload)
     found = figures(requests, workload.max_tokens, latency)
     found |= watch.figures(found["output_tok"]) | ({} if share is None else {"decode_share": share})
+    found["client_cpu_share"] = cpu_share
     failed = [request for request in requests if request.error is not None]
     return Run(
         target=target.name,

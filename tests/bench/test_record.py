@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from bench.record import GAP_EDGES_S, RecordError, Report, dump, gap_histogram, json_schema, parse, read, write
+from bench.record import GAP_EDGES_S, RecordError, Report, Scalar, dump, gap_histogram, json_schema, parse, read, write
 from bench.redaction import argv_without_secrets, url_without_secrets
 from tests.bench.sample_result import SAMPLE, report
 
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_again_and_nothing_else_stays(sample: Report, tm
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("another version", {"schema": "gguf-server-bench/2"}, "instead of 'gguf-server-bench/1'"),
+        ("another version", {"schema": "gguf-server-bench/2"}, "not 'gguf-server-bench/1'"),
         ("a field that nobody knows", {"prompts": ["why?"]}, "prompts"),
         ("a time without a zone", {"started_at": "2026-01-02T03:04:05"}, "started_at"),
         ("a run of nobody", {"targets": []}, "runs.0"),
@@ -80,6 +80,11 @@ def test_a_histogram_whose_counts_do_not_fit_its_edges_is_refused(sample: Report
         dump(replace(sample, runs=(replace(sample.runs[0], gaps=gaps),)))
 
 
+def test_a_repetition_that_is_there_twice_is_refused(sample: Report) -> None:
+    with pytest.raises(RecordError, match="twice"):
+        dump(replace(sample, runs=sample.runs[:1] * 2))
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b'"text"', b"{" * 10_000, b"\xff\xfe", b"null"])
 def test_rubbish_is_refused_in_words(data: bytes) -> None:
     with pytest.raises(RecordError):
@@ -96,8 +101,13 @@ def test_every_gap_is_in_the_histogram_between_the_right_edges(gaps_s: list[floa
 
 
 def test_keys_in_command_lines_and_addresses_are_not_published(sample: Report) -> None:
-    argv = ("serve", "--api-key", "sk-1", "--hf-token=sk-2", "HF_TOKEN=sk-3", "-H", "Authorization: Bearer sk-4")
-    target = replace(sample.targets[0], argv=argv, url="https://me:sk-5@host:8/v1?key=sk-6#sk-7")
+    argv = (
+        *("serve", "--api-key", "sk-1", "--hf-token=sk-2", "HF_TOKEN=sk-3", "-H", "Authorization: Bearer sk-4"),
+        *("--api-key", "--sk-8x", "KEYS=sk-9"),
+    )
+    table: dict[str, Scalar] = {"kind": "openai", "api_key": "sk-10", "url": "http://sk-11@host/", "n_batch": 5}
+    url = "https://me:sk-5@host:8/v1?key=sk-6#sk-7"
+    target = replace(sample.targets[0], argv=argv, url=url, engine_table=table)
     data = dump(replace(sample, targets=(target, *sample.targets[1:])))
     assert b"sk-" not in data
     assert parse(data).targets[0].url == "https://host:8/v1"

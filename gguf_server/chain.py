@@ -10,18 +10,23 @@ import asyncio
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
 
-from backends.base import Engine, EngineFailure, EngineState
+from backends.base import Engine, EngineFailure
 from gguf_server.card_memory import Read
 from gguf_server.engine_client import EngineClient
 from gguf_server.errors import NotReady
-from gguf_server.failover import Decision, LinkView, Phase, Rules, decide
+from gguf_server.failover import Decision, Phase, Rules, decide
+from gguf_server.forecast import Forecast
 from gguf_server.link import Link, memory_of
+from gguf_server.planning import Held
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
+from gguf_server.stream_speed import Sample
+from gguf_server.trial import trying_out
 
 _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
@@ -54,7 +59,8 @@ async def _end(engine: Engine) -> None:
 class EngineChain:
     """`run` is the owner; everything else may be called by anybody.
 
-    `read_cards` tells what the cards hold (`gguf_server.gpus.read`); None on a machine without.
+    `read_cards` tells what the cards hold (`gguf_server.gpus.read`); None on a machine without. `forecasts`: one for
+    each engine, in their order.
     """
 
     def __init__(
@@ -65,8 +71,13 @@ class EngineChain:
         warm_standby: bool = False,
         settings: FailoverSettings | None = None,
         read_cards: Read | None = None,
+        forecasts: Sequence[Forecast] | None = None,
     ) -> None:
-        self.links = [Link(engine, memory=memory_of(engine, read_cards)) for engine in engines]
+        plans = forecasts or [Forecast() for _ in engines]
+        self.links = [
+            Link(engine, memory=memory_of(engine, read_cards), forecast=forecast)
+            for engine, forecast in zip(engines, plans, strict=True)
+        ]
         self._service = service
         self._settings = settings or FailoverSettings()
         self._rules = Rules(
@@ -90,7 +101,7 @@ class EngineChain:
 
     @property
     def is_loading(self) -> bool:
-        return any(link.engine.state is EngineState.STARTING for link in self.links)
+        return any(link.phase is Phase.STARTING for link in self.links)
 
     def require(self) -> Serving | None:
         """The engine that serves; None where one engine has just made room for another, which `acquire` waits for.
@@ -134,7 +145,11 @@ class EngineChain:
             try:
                 while True:
                     self._poke.clear()
-                    decision = decide(self._views(), self._rules, now=loop.time(), first=self._first)
+                    decision = self._decide()
+                    if decision.swap_to is not None:
+                        if not await self._has_room_after(decision.swap_to, decision.end):
+                            continue
+                        decision = self._decide()  # a request may have come meanwhile
                     self._apply(decision, lives)
                     self._tell_waiters()
                     timeout_s = None if decision.wake_at is None else max(0.0, decision.wake_at - loop.time())
@@ -144,8 +159,21 @@ class EngineChain:
             finally:
                 self._is_closing = True
 
-    def _views(self) -> list[LinkView]:
-        return [link.view() for link in self.links]
+    def _decide(self) -> Decision:
+        views = [link.view() for link in self.links]
+        return decide(views, self._rules, now=asyncio.get_running_loop().time(), first=self._first)
+
+    async def _has_room_after(self, number: int, ended: Sequence[int]) -> bool:
+        """Whether an engine would fit in what these give back: asked before they make room for it, not afterwards."""
+        held = [self.links[other].forecast.held for other in ended]
+        if any(of.gpu_bytes is None for of in held):
+            return True  # who knows
+        coming_back = Held(sum(of.gpu_bytes or 0 for of in held), sum(of.host_bytes or 0 for of in held))
+        link = self.links[number]
+        link.refusal = await link.forecast.refuses(coming_back)
+        if link.refusal is not None:
+            self._note(number, link.refusal, was_stable=False)
+        return link.refusal is None
 
     def _apply(self, decision: Decision, lives: asyncio.TaskGroup) -> None:
         if decision.swap_to is not None:
@@ -181,17 +209,18 @@ class EngineChain:
         link, loop = self.links[number], asyncio.get_running_loop()
         try:
             self._tell("engine starting", link)
-            link.n_starts += 1
             began = loop.time()
             if link.memory is not None:
                 await link.memory.note()
             try:
-                await link.engine.start()
+                await self._start(link)
             except EngineFailure as failure:
                 self._note(number, failure, was_stable=False)
                 return
             link.load_s = round(loop.time() - began, 2)
+            await link.forecast.measure(link.engine.pid)
             self._tell("engine ready", link, load_s=link.load_s)
+            self._warn(link, link.forecast.shortcomings)
             await self._serve(number)
         finally:
             link.become(Phase.ENDING)
@@ -201,15 +230,27 @@ class EngineChain:
             link.become(Phase.DOWN)
             self._poke.set()
 
+    async def _start(self, link: Link) -> None:
+        """Raises `EngineFailure`, also where the plan says that it would only fail later."""
+        link.refusal = await link.forecast.refuses()
+        if link.refusal is not None:
+            raise link.refusal
+        self._warn(link, link.forecast.doubts)
+        link.n_starts += 1
+        await link.engine.start()
+
     async def _serve(self, number: int) -> None:
         """Let an engine answer until it fails. Cancelled where it is not wanted any more."""
         link, loop = self.links[number], asyncio.get_running_loop()
         client = EngineClient(link.engine.endpoint)
-        serving = link.serving = Serving(link.engine, client, self._wake, self._has_two_up)
+        serving = link.serving = Serving(
+            link.engine, client, self._wake, self._has_two_up, partial(self._note_speed, link)
+        )
         link.become(Phase.UP)
         self._poke.set()
         try:
-            failure = await serving.watch(self._settings)
+            async with trying_out(serving, is_wanted=link.forecast.plan.speed is not None):
+                failure = await serving.watch(self._settings)
             was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
             self._withdraw(link)
             self._poke.set()
@@ -227,6 +268,14 @@ class EngineChain:
     def _wake(self) -> None:
         """An engine became idle, or was judged: that may change what is to be done, and whom somebody waits for."""
         self._poke.set()
+
+    def _note_speed(self, link: Link, sample: Sample) -> None:
+        if link.forecast.note(sample):
+            self._warn(link, link.forecast.shortcomings)
+
+    def _warn(self, link: Link, warnings: Sequence[str]) -> None:
+        for warning in warnings:
+            self._tell("engine is not as planned", link, level=logging.WARNING, warning=warning)
 
     def _note(self, number: int, failure: EngineFailure, *, was_stable: bool) -> None:
         link = self.links[number]

@@ -102,7 +102,10 @@ class Dispatch:
                     return
                 self._check_continuable(begun)
                 continue
-            serving.succeeded()
+            if attempt.rewrite is None:
+                serving.finished(use, attempt.body, stream.usage)
+            else:  # the usage is that of two engines
+                serving.succeeded()
             return
 
     async def _attempt(self, serving: Serving, stream: EventStream, begun: Begun) -> Attempt | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -13,6 +14,10 @@ from backends.vllm.engine import vllm_engine
 from backends.vllm.memory import CardMemory
 from backends.vllm.spec import VllmSpec
 from gguf_server import gpus
+from gguf_server.card_memory import Read
+from gguf_server.engine_memory import EngineMemory
+from gguf_server.forecast import Forecast, MakePlan
+from gguf_server.llama_plan import plan_llama_server, plan_worker
 from gguf_server.settings import (
     EngineSettings,
     LlamaCppEngineSettings,
@@ -21,6 +26,7 @@ from gguf_server.settings import (
     ServiceSettings,
     VllmEngineSettings,
 )
+from gguf_server.vllm_plan import plan_vllm_engine
 
 _MOST_SEQUENCES: Final = 256  # llama.cpp's own limit; who is over it waits inside the worker
 
@@ -28,6 +34,34 @@ _MOST_SEQUENCES: Final = 256  # llama.cpp's own limit; who is over it waits insi
 def build(service: ServiceSettings, runtime_dir: Path) -> list[Engine]:
     """The chain in its order, nothing started. Sockets go to `runtime_dir`."""
     return [_build_one(engine, service, runtime_dir) for engine in service.engines]
+
+
+def forecasts(service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> list[Forecast]:
+    """One for each engine of the chain. Nothing is planned yet."""
+    return [_forecast(engine, service, runtime_dir, read_cards) for engine in service.engines]
+
+
+def _forecast(engine: EngineSettings, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> Forecast:
+    if isinstance(engine, OpenAIEngineSettings):
+        return Forecast(policy=service.plan)
+    is_on_card = isinstance(engine, VllmEngineSettings) or engine.device != "cpu"
+    memory = EngineMemory(read_cards if is_on_card else None, engine.cuda_device)
+    return Forecast(_planning(engine, service, runtime_dir), memory, service.plan)
+
+
+def _planning(
+    engine: LlamaCppEngineSettings | VllmEngineSettings | LlamaServerEngineSettings,
+    service: ServiceSettings,
+    runtime_dir: Path,
+) -> MakePlan:
+    match engine:
+        case LlamaCppEngineSettings():
+            return partial(plan_worker, _llamacpp_spec(engine, service, runtime_dir))
+        case LlamaServerEngineSettings():
+            return partial(plan_llama_server, _llama_server_spec(engine, service, runtime_dir))
+        case VllmEngineSettings():
+            return partial(plan_vllm_engine, _vllm_spec(engine, service, runtime_dir))
+    assert_never(engine)
 
 
 def _build_one(engine: EngineSettings, service: ServiceSettings, runtime_dir: Path) -> Engine:

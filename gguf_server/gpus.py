@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pynvml
@@ -20,6 +21,24 @@ def read() -> list[dict[str, Any]] | None:
         return None
     finally:
         pynvml.nvmlShutdown()
+
+
+def held_by(pids: Collection[int]) -> int | None:
+    """Bytes that these processes hold of all cards; None where the driver does not tell, as in most containers."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    held = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(pynvml.nvmlDeviceGetHandleByIndex(index))
+            held += [process.usedGpuMemory for process in processes if process.pid in pids]
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+    return None if not held or None in held else sum(held)
 
 
 def _card(handle: object) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from backends.base import Engine, EngineFailure, FailureReason
+from backends.base import Engine, EngineFailure, EngineState, FailureReason
 from gguf_server.card_memory import CardMemory, Read
 from gguf_server.failover import ANY_CARD, LinkView, Phase
+from gguf_server.forecast import Forecast
 from gguf_server.serving import Serving
 
 _HOPELESS: Final = frozenset(
@@ -28,11 +29,14 @@ _HOPELESS: Final = frozenset(
 class Link:
     """`n_failures` counts those in a row, `failures` all of them by reason.
 
-    `memory` is that of the card it computes on; None where it uses none.
+    `memory` is that of the card it computes on; None where it uses none. `refusal`: why its plan was against the last
+    try, which was not made.
     """
 
     engine: Engine
     memory: CardMemory | None = None
+    forecast: Forecast = field(default_factory=Forecast)
+    refusal: EngineFailure | None = None
     phase: Phase = Phase.DOWN
     serving: Serving | None = None
     n_starts: int = 0
@@ -44,6 +48,15 @@ class Link:
     life: asyncio.Task[None] | None = None
     _failed_at_s: float = 0.0
     _is_hopeless: bool = False
+
+    @property
+    def failure(self) -> EngineFailure | None:
+        """The last one, the plan's among them, kept until the next successful start."""
+        return self.refusal or self.engine.failure
+
+    @property
+    def state(self) -> EngineState:
+        return self.engine.state if self.refusal is None else EngineState.FAILED
 
     def become(self, phase: Phase) -> None:
         self.phase = phase

@@ -108,6 +108,7 @@ def _chain(name: str, service: ServiceSettings, runtime_dir: Path, read_cards: R
         warm_standby=service.standby == "warm",
         settings=service.failover,
         read_cards=read_cards,
+        forecasts=engines.forecasts(service, runtime_dir, read_cards),
     )
 
 

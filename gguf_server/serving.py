@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from backends.base import Engine, EngineFailure, FailureReason
 from gguf_server.engine_client import EngineClient, EngineError
 from gguf_server.settings import FailoverSettings
+from gguf_server.stream_speed import Sample, StreamTimer
 
 _PROBE_ID: Final = "probe"
 
@@ -30,7 +31,7 @@ class Use:
     `is_waiting`: for the engine, and not for a client that reads slowly.
     """
 
-    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at", "is_waiting")
+    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at", "is_waiting", "timer")
 
     def __init__(self, serving: Serving, timeout: asyncio.Timeout) -> None:
         self._serving = serving
@@ -39,17 +40,20 @@ class Use:
         self.is_waiting = True
         self.heard_at = serving.now()
         self.cut_for = ""
+        self.timer = StreamTimer()
 
     def heard(self) -> None:
         """A piece has come."""
         self.has_begun = True
         self.is_waiting = False
-        self._serving.heard_at = self._serving.now()
+        self._serving.heard_at = now = self._serving.now()
+        self.timer.heard(now)
 
     def waits(self) -> None:
         """It was passed on, and the next is waited for."""
         self.is_waiting = True
         self.heard_at = self._serving.now()
+        self.timer.waits(self.heard_at)
 
     def cut(self, why: str) -> None:
         """End it with an `EngineError`."""
@@ -63,7 +67,7 @@ class Serving:
 
     `is_suspect`: a request failed there and no token has come since; whoever waits for the verdict is told through
     `on_change`, which is also called whenever it becomes idle. A request that the engine seems to have forgotten is
-    taken from it only where `has_alternative`.
+    taken from it only where `has_alternative`. `on_sample` is told how fast a stream was that came alone.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Serving:
         client: EngineClient,
         on_change: Callable[[], None] = lambda: None,
         has_alternative: Callable[[], bool] = lambda: False,
+        on_sample: Callable[[Sample], None] = lambda _: None,
     ) -> None:
         self.engine = engine
         self.client = client
@@ -84,6 +89,7 @@ class Serving:
         self._suspected = asyncio.Event()
         self._on_change = on_change
         self._has_alternative = has_alternative
+        self._on_sample = on_sample
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Use]:
@@ -91,6 +97,9 @@ class Serving:
         timeout = asyncio.timeout(None)
         use = Use(self, timeout)
         self.uses.add(use)
+        if len(self.uses) > 1:
+            for other in self.uses:
+                other.timer.was_alone = False
         self.idle_since = None
         try:
             async with timeout:
@@ -105,6 +114,12 @@ class Serving:
     def succeeded(self) -> None:
         self.n_failures = 0
         self.heard_at = self.now()
+
+    def finished(self, use: Use, body: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
+        """A stream that was `body`'s came to its end; `usage` is what it cost."""
+        self.succeeded()
+        if (sample := use.timer.sample(body, usage)) is not None:
+            self._on_sample(sample)
 
     def failed(self) -> None:
         """A request failed here: have it looked at."""

@@ -236,6 +236,12 @@ class ServiceSettings(Strict):
         "cold", description="warm: the next engine of the chain that needs no card in use is kept loaded as well."
     )
     failover: FailoverSettings = FailoverSettings()
+    plan: Literal["enforce", "warn", "off"] = Field(
+        "enforce",
+        description="Before each load the memory it will need is told from the model's file. enforce: an engine that "
+        "plainly has no room is not tried, and the next one is; warn: it is tried all the same, and /status says what "
+        "speaks against it; off: nothing is planned.",
+    )
     sampling: SamplingDefaults = SamplingDefaults()
     enable_thinking: bool | None = Field(None, description="Default of `enable_thinking`; absent: the template's own.")
     images: bool = Field(False, description="Whether messages may hold images.")

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gguf_server.api.plan_metrics import plan_metrics
 from gguf_server.link import Link
 from gguf_server.service import Service
 
@@ -62,10 +63,12 @@ def _engine_metrics(chains: Iterable[tuple[str, Sequence[Link]]]) -> Iterator[Me
     load = GaugeMetricFamily("gguf_engine_load_seconds", "What its last start took", labels=_ENGINE)
     starts = CounterMetricFamily("gguf_engine_starts", "Starts of the engine", labels=_ENGINE)
     failures = CounterMetricFamily("gguf_engine_failures", "Failures by reason", labels=[*_ENGINE, "reason"])
+    forecasts = []
     for service, links in chains:
         first_up = next((link for link in links if link.serving is not None), None)
         for number, link in enumerate(links):
             of = [service, f"{number}:{link.engine.name}", link.engine.kind, link.engine.device]
+            forecasts.append((of, link.forecast))
             up.add_metric(of, link.serving is not None)
             serving.add_metric(of, link is first_up)
             starts.add_metric(of, link.n_starts)
@@ -73,4 +76,4 @@ def _engine_metrics(chains: Iterable[tuple[str, Sequence[Link]]]) -> Iterator[Me
                 load.add_metric(of, link.load_s)
             for reason, n in link.failures.items():
                 failures.add_metric([*of, str(reason)], n)
-    return iter((up, serving, load, starts, failures))
+    return iter((up, serving, load, starts, failures, *plan_metrics(_ENGINE, forecasts)))

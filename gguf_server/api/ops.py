@@ -11,6 +11,7 @@ from aiohttp import web
 
 from backends.base import EngineState
 from gguf_server import gpus
+from gguf_server.api.plan_status import describe_plan
 from gguf_server.link import Link
 from gguf_server.middleware import json_response
 from gguf_server.service import Service
@@ -102,16 +103,17 @@ def _vllm_is_ready(service: Service) -> bool:
 
 
 def _describe(link: Link) -> dict[str, Any]:
-    failure = link.engine.failure
+    failure = link.failure
     return {
         "name": link.engine.name,
         "kind": link.engine.kind,
         "device": link.engine.device,
-        "state": link.engine.state,
+        "state": link.state,
         "pid": link.engine.pid,
         "since": link.since.isoformat(),
         "starts": link.n_starts,
         "load_s": link.load_s,
+        "plan": describe_plan(link.forecast),
         "failures": {str(reason): n for reason, n in link.failures.items()},
         "last_failure": None
         if failure is None

@@ -23,6 +23,8 @@ from gguf_server.admission import Admission
 from gguf_server.app import make_app
 from gguf_server.chain import EngineChain
 from gguf_server.engines import build
+from gguf_server.engines import forecasts as planned
+from gguf_server.forecast import Forecast
 from gguf_server.keys import KeyRing
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServiceSettings
@@ -158,7 +160,11 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
 
 @asynccontextmanager
 async def gateway(
-    *engines: Sequence[str], standby: str = "cold", failover: FailoverSettings = CALM, **settings: Any
+    *engines: Sequence[str],
+    standby: str = "cold",
+    failover: FailoverSettings = CALM,
+    forecasts: list[Forecast] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
@@ -180,7 +186,13 @@ async def gateway(
                 **settings,
             }
         )
-        chain = EngineChain("fake", made or build(of, Path(folder)), warm_standby=standby == "warm", settings=failover)
+        chain = EngineChain(
+            "fake",
+            made or build(of, Path(folder)),
+            warm_standby=standby == "warm",
+            settings=failover,
+            forecasts=forecasts if made else planned(of, Path(folder), None),
+        )
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         runner = web.AppRunner(

@@ -1,0 +1,60 @@
+"""What a published result must not tell: keys in command lines and addresses, and whose home directory it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit, urlunsplit
+
+REDACTED: Final = "[redacted]"
+_SECRET_WORDS: Final = frozenset({"apikey", "authorization", "credential", "key", "password", "secret", "token"})
+_BEARER: Final = re.compile(r"(?i)\b(bearer|basic|authorization:)\s+\S.*")
+_ASSIGNMENT: Final = re.compile(r"(?P<name>-{0,2}[A-Za-z][\w-]*)=(?P<value>.+)", re.DOTALL)
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
+
+
+def argv_without_secrets(argv: Sequence[str]) -> tuple[str, ...]:
+    """The values of options and variables named after secrets are left out, whatever they are."""
+    cleaned: list[str] = []
+    is_value = False
+    for argument in argv:
+        if is_value and not argument.startswith("--"):
+            cleaned.append(REDACTED)
+            is_value = False
+            continue
+        cleaned.append(_argument(argument))
+        is_value = argument.startswith("-") and "=" not in argument and _is_secret(argument)
+    return tuple(cleaned)
+
+
+def url_without_secrets(url: str) -> str:
+    """Scheme, host, port and path; `unix:PATH` stays as it is but for the home directory."""
+    if url.startswith("unix:"):
+        return "unix:" + _without_home(url.removeprefix("unix:"))
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return REDACTED
+    host = parts.hostname or ""
+    return urlunsplit((parts.scheme, f"[{host}]{port}" if ":" in host else f"{host}{port}", parts.path, "", ""))
+
+
+def _argument(argument: str) -> str:
+    assigned = _ASSIGNMENT.fullmatch(argument)
+    if assigned and _is_secret(assigned["name"]):
+        return f"{assigned['name']}={REDACTED}"
+    if _BEARER.search(argument):
+        return _BEARER.sub(REDACTED, argument)
+    return _without_home(_URL.sub(lambda found: url_without_secrets(found[0]), argument))
+
+
+def _is_secret(name: str) -> bool:
+    return not _SECRET_WORDS.isdisjoint(re.split(r"[-_]", name.lower()))
+
+
+def _without_home(text: str) -> str:
+    home = str(Path.home())
+    return re.sub(rf"{re.escape(home)}(?=/|$)", "~", text) if len(home) > 1 else text

@@ -158,8 +158,6 @@ class Part(Strict):
     @model_validator(mode="after")
     def _names_lead_somewhere(self) -> Part:
         names = [target.name for target in self.targets]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two targets are called {min(twice)!r}")
         for target in self.targets:
             if isinstance(target, InFront):
                 if target.behind not in names[: names.index(target.name)]:
@@ -182,6 +180,14 @@ class Suite(Strict):
     deadline_s: Seconds = 3600.0
     request_timeout_s: Seconds = 600.0
     parts: tuple[Part, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Suite:
+        for kind in ("targets", "workloads"):
+            names = [each.name for part in self.parts for each in getattr(part, kind)]
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"two {kind} are called {min(twice)!r}")
+        return self
 
 
 def suite_names() -> list[str]:

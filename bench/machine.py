@@ -1,0 +1,115 @@
+"""What a result says of the machine, of the servers and of their files. Linux tells most."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import orjson
+import psutil
+
+from bench.gpus import Card, gpus
+from bench.load import Target, connect
+from bench.recipes import Recipe
+from bench.record import Gpu, Machine, ModelFile, TargetRecord
+
+_PACKAGES: Final = ("gguf-server", "aiohttp", "llama-cpp-python")
+_ASK_LIMIT_S: Final = 10.0
+_TEXT_LIMIT: Final = 200
+
+
+def this_machine() -> Machine:
+    with gpus() as found:
+        cards = [Gpu(card.name, card.memory_bytes, card.driver) for card in found.cards()]
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu=_cpu(),
+        n_cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=tuple(cards),
+        versions={"python": platform.python_version(), **dict(_versions())},
+    )
+
+
+def cards_here() -> list[Card]:
+    with gpus() as found:
+        return found.cards()
+
+
+def model_file(path: Path) -> ModelFile:
+    """Blocks for as long as the file takes to read. Raises `OSError`."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return ModelFile(path.name, os.fstat(file.fileno()).st_size, digest)
+
+
+def card_of(recipe: Recipe) -> Card | None:
+    """The card its engine was told to compute on, or may have taken; None: the processor, or who knows."""
+    device = recipe.settings.get("device", "cuda" if recipe.settings.get("kind") == "vllm" else "cpu")
+    if device == "cpu":
+        return None
+    index = int(recipe.settings.get("cuda_device") or 0)
+    return next((card for card in cards_here() if card.index == index), None)
+
+
+async def version_of(target: Target) -> str | None:
+    """As the server tells it: vLLM and our worker at `/version`, llama-server at `/props`."""
+    try:
+        async with asyncio.timeout(_ASK_LIMIT_S), connect(target) as session:
+            for path, key in (("/version", "version"), ("/props", "build_info")):
+                if told := (await _json(session, path)).get(key):
+                    return str(told)[:_TEXT_LIMIT]
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+    return None
+
+
+async def _json(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
+    async with session.get(path) as answer:
+        with suppress(orjson.JSONDecodeError):
+            found = orjson.loads(await answer.read()) if answer.status == 200 else None
+            return found if isinstance(found, dict) else {}
+    return {}
+
+
+def target_record(recipe: Recipe, file: ModelFile | None, engine_version: str | None) -> TargetRecord:
+    card = card_of(recipe)
+    table = {key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)}
+    return TargetRecord(
+        name=recipe.target.name,
+        url=recipe.target.url,
+        engine=recipe.engine,
+        engine_version=engine_version,
+        model=recipe.target.model,
+        files=(file,) if file else (),
+        card=card.name if card else None,
+        card_memory_bytes=card.memory_bytes if card else None,
+        driver=card.driver if card else None,
+        argv=tuple(str(word) for word in recipe.server.argv) if recipe.server else (),
+        engine_table={
+            key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)
+        },
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            yield package, version(package)
+
+
+def _cpu() -> str:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()[:_TEXT_LIMIT]
+    return platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bench.load import Request, Target, stream_body
+from bench.record import Scalar, WorkloadRecord
 
 Content = str | list[dict[str, object]]
 """A message's: text, or OpenAI's list of parts."""
@@ -34,16 +35,23 @@ class Scenario:
 
     name: str
     script: Callable[[str, int], Script]
+    description: str = ""
     max_tokens: int = 128
     ends_freely: bool = False
     fields: Mapping[str, object] = field(default_factory=dict)
     check: Callable[[Request], str | None] = lambda request: None
+    parameters: Mapping[str, Scalar] = field(default_factory=dict)
     is_chat: bool = True
     timeout_s: float = 600.0
 
     @property
     def path(self) -> str:
         return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+
+    def record(self, **more: Scalar) -> WorkloadRecord:
+        """For a report; `more` is what only the caller knows, such as the seed."""
+        own = {"max_tokens": self.max_tokens, "ends_freely": self.ends_freely, "is_chat": self.is_chat}
+        return WorkloadRecord(self.name, self.description, {**own, **self.parameters, **more})
 
     def body(self, target: Target, messages: list[dict[str, object]]) -> dict[str, object]:
         common = {**stream_body(target, self.max_tokens), **self.fields}

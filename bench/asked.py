@@ -47,6 +47,4 @@ def scenario(spec: WorkloadSpec, density: Density, timeout_s: float) -> Scenario
 def record(spec: WorkloadSpec, asked: Scenario) -> WorkloadRecord:
     counts = {"requests": spec.requests} if spec.streams else {}
     counts |= {"arrivals": spec.arrivals} if spec.rates_per_s else {}
-    return WorkloadRecord(
-        spec.name, asked.description, {**asked.parameters, "max_tokens": asked.max_tokens, **counts}
-    )
+    return WorkloadRecord(spec.name, asked.description, {**asked.parameters, "max_tokens": asked.max_tokens, **counts})

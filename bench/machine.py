@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,13 +18,23 @@ import orjson
 import psutil
 
 from bench.gpus import Card, gpus
-from bench.load import Target, connect
+from bench.load import connect
 from bench.recipes import Recipe
 from bench.record import Gpu, Machine, ModelFile, TargetRecord
 
 _PACKAGES: Final = ("gguf-server", "aiohttp", "llama-cpp-python")
 _ASK_LIMIT_S: Final = 10.0
 _TEXT_LIMIT: Final = 200
+_TELL_VERSIONS: Final = """
+import sys
+from importlib import metadata
+def told(name):
+    try:
+        return f"{name} {metadata.version(name)}"
+    except metadata.PackageNotFoundError:
+        return ""
+print(", ".join(filter(None, map(told, sys.argv[1:]))))
+"""
 
 
 def this_machine() -> Machine:
@@ -60,16 +71,29 @@ def card_of(recipe: Recipe) -> Card | None:
     return next((card for card in cards_here() if card.index == index), None)
 
 
-async def version_of(target: Target) -> str | None:
-    """As the server tells it: vLLM and our worker at `/version`, llama-server at `/props`."""
+async def version_of(recipe: Recipe) -> str | None:
+    """What is installed where it was started from; else what the server tells of itself. None where neither does."""
+    if recipe.server is not None and recipe.packages:
+        return await asyncio.to_thread(_installed, recipe.python, recipe.packages)
     try:
-        async with asyncio.timeout(_ASK_LIMIT_S), connect(target) as session:
+        async with asyncio.timeout(_ASK_LIMIT_S), connect(recipe.target) as session:
             for path, key in (("/version", "version"), ("/props", "build_info")):
                 if told := (await _json(session, path)).get(key):
                     return str(told)[:_TEXT_LIMIT]
     except (aiohttp.ClientError, TimeoutError):
         return None
     return None
+
+
+def _installed(python: str, packages: Sequence[str]) -> str | None:
+    """Such as `vllm 0.33.0, vllm-gguf-plugin 0.0.5`: those of the packages that are there."""
+    try:
+        done = subprocess.run(
+            [python, "-c", _TELL_VERSIONS, *packages], capture_output=True, text=True, timeout=_ASK_LIMIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip()[:_TEXT_LIMIT] or None
 
 
 async def _json(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
@@ -94,9 +118,7 @@ def target_record(recipe: Recipe, file: ModelFile | None, engine_version: str | 
         card_memory_bytes=card.memory_bytes if card else None,
         driver=card.driver if card else None,
         argv=tuple(str(word) for word in recipe.server.argv) if recipe.server else (),
-        engine_table={
-            key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)
-        },
+        engine_table=table,
     )
 
 

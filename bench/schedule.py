@@ -36,14 +36,14 @@ class Block:
 def blocks(part: Part, targets: Sequence[str], repetitions: int) -> list[Block]:
     """Together: A B A B … of every workload and load. Else A's whole repetition, then B's, and so on."""
     if part.together:
-        slots = [
+        in_turns = tuple(
             slot
             for workload in part.workloads
             for load, people in loads(workload)
             for repetition in range(repetitions)
             for slot in _of_targets(targets, workload, load, people, repetition)
-        ]
-        return [Block(tuple(targets), tuple(slots))] if slots else []
+        )
+        return [Block(tuple(targets), in_turns)] if in_turns else []
     return [
         Block((target,), slots)
         for repetition in range(repetitions)

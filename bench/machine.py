@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import platform
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
-import orjson
 import psutil
 
 from bench.gpus import Card, gpus
-from bench.load import connect
+from bench.identity import identify
 from bench.recipes import Recipe
-from bench.record import Gpu, Machine, ModelFile, TargetRecord
+from bench.record import Gpu, Machine, TargetRecord
 
 _PACKAGES: Final = ("gguf-server", "aiohttp", "llama-cpp-python")
 _ASK_LIMIT_S: Final = 10.0
@@ -55,13 +53,6 @@ def cards_here() -> list[Card]:
         return found.cards()
 
 
-def model_file(path: Path) -> ModelFile:
-    """Blocks for as long as the file takes to read. Raises `OSError`."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return ModelFile(path.name, os.fstat(file.fileno()).st_size, digest)
-
-
 def card_of(recipe: Recipe) -> Card | None:
     """The card its engine was told to compute on, or may have taken; None: the processor, or who knows."""
     device = recipe.settings.get("device", "cuda" if recipe.settings.get("kind") == "vllm" else "cpu")
@@ -71,18 +62,27 @@ def card_of(recipe: Recipe) -> Card | None:
     return next((card for card in cards_here() if card.index == index), None)
 
 
-async def version_of(recipe: Recipe) -> str | None:
-    """What is installed where it was started from; else what the server tells of itself. None where neither does."""
+async def describe(recipe: Recipe, pid: int | None) -> TargetRecord:
+    """Versions are those installed where it was started from, else what the server tells of itself.
+
+    Raises `OSError` for a file of weights that cannot be read.
+    """
+    found = await identify(
+        recipe.target,
+        engine=recipe.engine,
+        files=(recipe.file,) if recipe.file else (),
+        argv=recipe.server.argv if recipe.server else (),
+        pid=pid,
+        engine_table={
+            key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)
+        },
+    )
+    if found.card is None and (card := card_of(recipe)) is not None:
+        found = replace(found, card=card.name, card_memory_bytes=card.memory_bytes, driver=card.driver)
     if recipe.server is not None and recipe.packages:
-        return await asyncio.to_thread(_installed, recipe.python, recipe.packages)
-    try:
-        async with asyncio.timeout(_ASK_LIMIT_S), connect(recipe.target) as session:
-            for path, key in (("/version", "version"), ("/props", "build_info")):
-                if told := (await _json(session, path)).get(key):
-                    return str(told)[:_TEXT_LIMIT]
-    except (aiohttp.ClientError, TimeoutError):
-        return None
-    return None
+        versions = await asyncio.to_thread(_installed, recipe.python, recipe.packages)
+        found = replace(found, engine_version=versions or found.engine_version)
+    return found
 
 
 def _installed(python: str, packages: Sequence[str]) -> str | None:
@@ -94,32 +94,6 @@ def _installed(python: str, packages: Sequence[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip()[:_TEXT_LIMIT] or None
-
-
-async def _json(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
-    async with session.get(path) as answer:
-        with suppress(orjson.JSONDecodeError):
-            found = orjson.loads(await answer.read()) if answer.status == 200 else None
-            return found if isinstance(found, dict) else {}
-    return {}
-
-
-def target_record(recipe: Recipe, file: ModelFile | None, engine_version: str | None) -> TargetRecord:
-    card = card_of(recipe)
-    table = {key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)}
-    return TargetRecord(
-        name=recipe.target.name,
-        url=recipe.target.url,
-        engine=recipe.engine,
-        engine_version=engine_version,
-        model=recipe.target.model,
-        files=(file,) if file else (),
-        card=card.name if card else None,
-        card_memory_bytes=card.memory_bytes if card else None,
-        driver=card.driver if card else None,
-        argv=tuple(str(word) for word in recipe.server.argv) if recipe.server else (),
-        engine_table=table,
-    )
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -81,17 +81,19 @@ def _rewrite(streams: int) -> Run:
     return run
 
 
-def _streams(*, sampled: bool = False) -> dict[str, Run]:
+def _streams(*, n_requests: int = 1, sampled: bool = False) -> dict[str, Run]:
     return {
-        f"{streams} streams": _load(Workload(streams=streams, requests_per_stream=1), sampled=sampled)
+        f"{streams} streams": _load(Workload(streams=streams, requests_per_stream=n_requests), sampled=sampled)
         for streams in (1, 4, 8, 16)
     }
 
 
 _SHARED: Final = Workload(streams=16, requests_per_stream=2, max_tokens=32, n_prompt=24, n_shared=1000, chat=True)
 
+# In "streams" all arrive together, once; in "sustained" each asks again as soon as it is answered.
 PARTS: Final[Mapping[str, Part]] = {
     "streams": Part(16, 512, _streams()),
+    "sustained": Part(16, 512, _streams(n_requests=3)),
     "sampled": Part(16, 512, _streams(sampled=True)),
     "shared": Part(16, 1536, {"16 people": _load(_SHARED)}),
     "conversation": Part(4, 2048, {"8 people, 4 at once": _conversation}),

@@ -47,12 +47,18 @@ async def rewrite(target: Target, plan: Rewriting, clock: Clock = time.perf_coun
 
 
 def figures(requests: Sequence[Request], plan: Rewriting, first: Sequence[Request]) -> Mapping[str, float]:
-    """`first` are the same requests to the first target; `texts equal` is the share of texts that are its own."""
+    """`first` are the same requests to the first target; `texts equal` is the share of texts that are its own.
+
+    `decode tok/s` leaves the prompts out: tokens behind each first one, in the time since that.
+    """
     good = [request for request in requests if request.error is None]
     wall_s = max(request.end_s for request in requests) - min(request.sent_s for request in requests)
+    decode_s = sum(request.end_s - request.chunk_s[0] for request in good) / plan.streams
     equal = [mine.text == other.text for mine, other in zip(requests, first, strict=True)]
+    n_tokens = sum(request.output_tokens(plan.max_tokens) for request in good)
     return {
-        "tok/s": sum(request.output_tokens(plan.max_tokens) for request in good) / wall_s,
+        "tok/s": n_tokens / wall_s,
+        "decode tok/s": (n_tokens - len(good)) / decode_s if decode_s else 0.0,
         "texts equal": sum(equal) / len(equal),
         "errors": float(len(requests) - len(good)),
     }

@@ -18,12 +18,12 @@ from bench.display import Display
 from bench.drive import drive
 from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
-from bench.machine import card_of, model_file, target_record, version_of
+from bench.machine import card_of, describe
 from bench.measure import measure
 from bench.predicted import predicted
 from bench.probes import Probes
 from bench.recipes import NotHere, Place, Recipe, prepare
-from bench.record import ClosedLoad, Machine, ModelFile, Report, Run, TargetRecord, WorkloadRecord
+from bench.record import ClosedLoad, Machine, Report, Run, TargetRecord, WorkloadRecord
 from bench.schedule import Slot, blocks
 from bench.suite import Part, Started, Suite, TargetSpec
 from bench.workloads import words
@@ -110,7 +110,6 @@ class _PartRun:
         self._part = part
         self._recipes: dict[str, Recipe] = {}
         self._failures = Failures()
-        self._files: dict[Path, ModelFile] = {}
         self._density: Density | None = None
 
     async def run(self) -> None:
@@ -143,16 +142,8 @@ class _PartRun:
             self._setup.results.targets[spec.name] = TargetRecord(spec.name, "", spec.kind)
             return True
         self._recipes[spec.name] = recipe
-        self._setup.results.targets[spec.name] = target_record(recipe, await self._file(recipe), None)
+        self._setup.results.targets[spec.name] = TargetRecord(spec.name, recipe.target.url, recipe.engine or spec.kind)
         return True
-
-    async def _file(self, recipe: Recipe) -> ModelFile | None:
-        if recipe.file is None:
-            return None
-        if recipe.file not in self._files:
-            self._setup.display.doing(f"reading {recipe.file.name}")
-            self._files[recipe.file] = await asyncio.to_thread(model_file, recipe.file)
-        return self._files[recipe.file]
 
     async def _bring_up(self, crew: Crew, name: str) -> bool:
         """Whether it can be measured; why not is noted."""
@@ -160,13 +151,13 @@ class _PartRun:
             if name in self._recipes and crew.pid(name) is None:
                 self._setup.display.doing(f"starting {name}")
             if await crew.bring_up(name) or not self._setup.results.targets[name].model:
-                await self._get_to_know(name)
+                await self._get_to_know(crew, name)
         except RuntimeError as error:
             self._setup.note(str(error))
             return False
         return True
 
-    async def _get_to_know(self, name: str) -> None:
+    async def _get_to_know(self, crew: Crew, name: str) -> None:
         """After each start. Raises `RuntimeError` where it does not answer."""
         recipe = self._recipes[name]
         try:
@@ -179,8 +170,10 @@ class _PartRun:
         if problem := person.turns[-1].error_kind:
             raise self._useless(name, f"failed its warm-up: {problem}")
         self._recipes[name] = recipe
-        record = target_record(recipe, await self._file(recipe), await version_of(recipe))
-        self._setup.results.targets[name] = record
+        try:
+            self._setup.results.targets[name] = await describe(recipe, await crew.process_of(name))
+        except OSError as error:
+            raise self._useless(name, f"has weights that cannot be read: {error}") from error
 
     def _useless(self, name: str, problem: str) -> RuntimeError:
         self._failures.add(name, f"{name} {problem}")

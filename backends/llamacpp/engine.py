@@ -89,6 +89,7 @@ class LlamaEngine:
         if isinstance(loaded.context, EmbeddingContext):
             self._embedding = self._start_embedding(loaded.context)
         else:
+            await self._grammars.prepare()
             self._loop = self._start_loop(loaded, loaded.context)
         self.state = EngineState.READY
 

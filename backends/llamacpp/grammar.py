@@ -1,6 +1,7 @@
 """Grammars that hold an answer to a shape: JSON for a schema, a regular expression, a choice, a Lark or GBNF grammar.
 
-    compiler = GrammarCompiler(model)                 # one a model; cheap, the vocabulary is read when first needed
+    compiler = GrammarCompiler(model)                 # one a model
+    await compiler.prepare()                          # before anybody waits for tokens; else the first grammar does it
     grammar = await compiler.json_schema(schema)      # also json_object, regex, choice, lark, gbnf; raises GrammarError
     Generation(..., guides=(grammar.begin,))          # `begin` makes a new guide: one grammar serves any number
 
@@ -21,18 +22,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+from llguidance import LLMatcher, LLParserLimits, regex_to_lark
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 
 from backends.llamacpp import grammar_errors
 from backends.llamacpp.grammar_errors import GrammarError
 from backends.llamacpp.grammar_guide import GrammarGuide
+from backends.llamacpp.grammar_tokens import GrammarTokens, Vocabulary
 from backends.llamacpp.guide import MakeGuide
-from backends.llamacpp.healing import PieceTable
 from backends.llamacpp.marker_guide import AfterMarker, MarkerTable
 
 MAX_GRAMMAR_BYTES: Final = 256 << 10
@@ -52,33 +52,12 @@ _LIMITS: Final = LLParserLimits(
 # A small model can fall into writing blanks for ever: a few, or a line end with its indentation, is all that may stand
 # between two tokens of JSON.
 _JSON_BLANKS: Final = r"(?: {1,4}|\n{1,2}[ \t]{0,24})"
-_SENTINEL: Final = "\x02"  # merges with nothing
-_LONGEST_PIECE: Final = 32
 _JSON_OPTIONS: Final = {
     "item_separator": ",",
     "key_separator": ":",
     "coerce_one_of": False,
     "lenient": False,
 }
-
-
-class Vocabulary(Protocol):
-    """What has to be known of a model's tokens; `native.Model` is one."""
-
-    n_vocab: int
-    eos_token: int
-    eog_tokens: frozenset[int]
-
-    @property
-    def marker_tokens(self) -> frozenset[int]:
-        """Tokens that are no text: control tokens, and those made for markers such as `<tool_call>`."""
-        ...
-
-    def piece(self, token: int) -> bytes: ...
-
-    def token_text(self, token: int) -> str: ...
-
-    def tokenize(self, text: str, *, parse_special: bool = False) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +82,12 @@ class GrammarCompiler:
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
         self._markers: dict[tuple[str, str], MarkerTable] = {}
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="grammar")
-        self._tokens: _Tokens | None = None
+        self._tokens: GrammarTokens | None = None
         self._tokens_lock = threading.Lock()
+
+    async def prepare(self) -> None:
+        """Read the vocabulary: holds the interpreter lock for 0.1 s (49k tokens) to 1 s (262k)."""
+        await asyncio.get_running_loop().run_in_executor(self._pool, self._read_tokens)
 
     async def json_schema(self, schema: object, *, blanks: bool = True) -> Grammar:
         """JSON that is valid for `schema`. The error's `place` is a JSON pointer into it.
@@ -234,82 +217,11 @@ class GrammarCompiler:
             spell=lambda text: [(token, tokens.pieces[token]) for token in tokens.tokenizer.tokenize_bytes(text)],
         )
 
-    def _read_tokens(self) -> _Tokens:
+    def _read_tokens(self) -> GrammarTokens:
         with self._tokens_lock:
             if self._tokens is None:
-                self._tokens = _Tokens(self._vocabulary)
+                self._tokens = GrammarTokens(self._vocabulary)
             return self._tokens
-
-
-class _Tokens:
-    """A vocabulary as llguidance wants it."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-        markers = vocabulary.marker_tokens
-        self.pieces = [b"" if token in markers else vocabulary.piece(token) for token in range(vocabulary.n_vocab)]
-        self.tokenizer = LLTokenizer(
-            _TokenizerWrapper(vocabulary, self.pieces),  # type: ignore[arg-type]  # it is asked for these attributes
-            n_vocab=vocabulary.n_vocab,
-            eos_token=sorted(vocabulary.eog_tokens | {vocabulary.eos_token}),
-        )
-
-    @cached_property
-    def missing_bytes(self) -> frozenset[int]:
-        return frozenset(range(256)) - {piece[0] for piece in self.pieces if len(piece) == 1}
-
-    @cached_property
-    def table(self) -> PieceTable:
-        """Markers that are shown have their bytes here: an answer is searched for them."""
-        return PieceTable((token, self._vocabulary.piece(token)) for token in range(self._vocabulary.n_vocab))
-
-
-class _TokenizerWrapper:
-    """The attributes that `LLTokenizer` reads off a tokenizer written in Python."""
-
-    is_tokenizer_wrapper = True
-    bos_token_id = None
-
-    def __init__(self, vocabulary: Vocabulary, pieces: Sequence[bytes]) -> None:
-        markers = vocabulary.marker_tokens
-        self._tokenize = vocabulary.tokenize
-        self.eos_token_id = vocabulary.eos_token
-        # 0xff is no byte of UTF-8: it marks what is no text.
-        self.tokens = [
-            b"\xff" + vocabulary.token_text(token).encode() if token in markers else piece
-            for token, piece in enumerate(pieces)
-        ]
-        self.special_token_ids = sorted(markers)
-
-    def __call__(self, text: str) -> list[int]:
-        """Tokens that spell `text` and nothing more. Some vocabularies put a blank before every text."""
-        tokens = self._tokenize(text)
-        if self._spell(tokens, text):
-            return tokens
-        tokens = self._tokenize(_SENTINEL + text)
-        for n_sentinel in range(1, 4):
-            if self._spell(tokens[n_sentinel:], text):
-                return tokens[n_sentinel:]
-        return self._longest_first(text.encode())
-
-    def _spell(self, tokens: list[int], text: str) -> bool:
-        return b"".join(self.tokens[token] for token in tokens) == text.encode()
-
-    def _longest_first(self, text: bytes) -> list[int]:
-        """For a text that the vocabulary's own rules would change."""
-        tokens: list[int] = []
-        while text:
-            found = (self._token_of.get(text[:size]) for size in range(_LONGEST_PIECE, 0, -1))
-            token = next((token for token in found if token is not None), None)
-            if token is None:
-                return tokens
-            tokens.append(token)
-            text = text[len(self.tokens[token]) :]
-        return tokens
-
-    @cached_property
-    def _token_of(self) -> dict[bytes, int]:
-        return {piece: token for token, piece in enumerate(self.tokens) if piece}
 
 
 def _check_size(text: str) -> None:

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from backends.llamacpp.logprobs import RatedToken
 
 Spell = Callable[[int], bytes]
 """Bytes of a token, control tokens included: part of a character at times."""
-
-
-class LogprobShape(Protocol):
-    """Of one choice. `take` is given its tokens in their order, in any portions."""
-
-    def take(self, rated: Sequence[RatedToken]) -> dict[str, Any]: ...
 
 
 def joined(portions: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
@@ -28,7 +22,7 @@ def joined(portions: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 class ChatLogprobs:
-    """`{"content": [{token, logprob, bytes, top_logprobs}]}`."""
+    """`{"content": [{token, logprob, bytes, top_logprobs}]}` of one choice, whose tokens come in any portions."""
 
     def __init__(self, spell: Spell) -> None:
         self._spell = spell

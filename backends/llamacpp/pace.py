@@ -9,7 +9,7 @@ PROMPT_STEP_S: Final = 0.25
 """A step with prompt pieces in it should take about this long: the gap that a running answer is made to wait."""
 
 LONGEST_PROMPT_STEP_S: Final = 0.5
-"""The same while more wait for their first word than are being answered: most are served by getting them there."""
+"""The same while as many wait for their first word as are being answered: most are served by getting them there."""
 
 MIN_PROMPT_BUDGET: Final = 64
 
@@ -24,7 +24,8 @@ class Pace:
         """Prompt tokens of the next step, with so many sequences being answered and so many before their answer."""
         if not self.tokens_per_s:
             return min(n_batch, 4 * MIN_PROMPT_BUDGET)
-        step_s = min(PROMPT_STEP_S * max(1.0, n_unanswered / max(n_answering, 1)), LONGEST_PROMPT_STEP_S)
+        share = min(1.0, n_unanswered / max(n_answering, 1))
+        step_s = max(PROMPT_STEP_S, share * LONGEST_PROMPT_STEP_S)
         return max(MIN_PROMPT_BUDGET, min(n_batch, int(self.tokens_per_s * step_s)))
 
     def learn(self, n_prompt_tokens: int, elapsed_s: float) -> None:

@@ -94,17 +94,18 @@ class Scheduler:
         if prefilling and not decoding:
             prompt_budget = max(prompt_budget, prefilling[0].n_pending_tokens)
         budget = min(prompt_budget, self.n_batch - n_taken, self.cache.n_cells_left - n_taken)
-        n_rows = self.n_score_rows
+        n_rows, gives_word = self.n_score_rows, False
         for sequence in prefilling:
             n_tokens = min(self._n_before_parting(sequence), budget)
-            if n_tokens <= 0:
-                break
+            if n_tokens <= 0 or (gives_word and n_tokens < sequence.n_pending_tokens):
+                break  # a first word need not wait for what comes to nothing in this step
             n_tokens = n_text_tokens(sequence.images, sequence.n_past, n_tokens)
             if sequence.score_from is not None:
                 n_tokens = min(n_tokens, max(sequence.score_from - sequence.n_past, 0) + n_rows)
             if n_tokens == 0:
                 continue  # others take this step, or its rows
             pieces.append(self._piece(sequence, n_tokens))
+            gives_word |= pieces[-1].wants_logits
             budget -= n_tokens
             n_rows -= pieces[-1].n_outputs if sequence.score_from is not None else 0
         pieces.sort(key=lambda piece: piece.seq_id)

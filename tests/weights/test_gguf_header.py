@@ -17,7 +17,8 @@ PAIRS = {
     "general.architecture": string("qwen3"),
     "qwen3.block_count": number(40),
     "tokenizer.ggml.tokens": strings("a", "", "từ", "x" * 700),
-    "tokenizer.ggml.scores": floats(0.5, -1.0),
+    "tokenizer.ggml.scores": floats(*[0.5] * 1025),
+    "general.scales": floats(0.5, -1.0),
     "tokenizer.chat_template": string("{{ messages }}"),
     "flag": struct.pack("<I?", BOOL, True),
     "large": struct.pack("<IQ", U64, 2**40),
@@ -30,13 +31,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("version", [2, 3])
-def test_all_pairs_are_read_and_arrays_stepped_over(path: Path, version: int) -> None:
+def test_all_pairs_are_read_and_long_arrays_stepped_over(path: Path, version: int) -> None:
     path.write_bytes(gguf(PAIRS, version=version) + b"tensors")
     assert read_metadata(path) == {
         "general.architecture": "qwen3",
         "qwen3.block_count": 40,
         "tokenizer.ggml.tokens": Array(8, 4),
-        "tokenizer.ggml.scores": Array(6, 2),
+        "tokenizer.ggml.scores": Array(6, 1025),
+        "general.scales": (0.5, -1.0),
         "tokenizer.chat_template": "{{ messages }}",
         "flag": True,
         "large": 2**40,

@@ -42,9 +42,9 @@ def test_text_before_a_stop_string_comes_out_whole_and_no_part_of_it_leaks(
         assert not any(stop in shown for stop in stops)
         if stream.stopped:
             break
-            so_far = taken.decode(errors="ignore")
-            assert so_far.startswith(shown)
-            assert len(so_far) - len(shown) == max((overlap(so_far, stop) for stop in stops), default=0)
+        so_far = taken.decode(errors="ignore")
+        assert so_far.startswith(shown)
+        assert len(so_far) - len(shown) == max((overlap(so_far, stop) for stop in stops), default=0)
     if stream.stopped:
         so_far = taken.decode(errors="ignore")
         assert len(shown) == min(at for stop in stops if (at := so_far.find(stop)) >= 0)

@@ -88,7 +88,7 @@ def commands(setting: Setting, eos_ids: str) -> str:
         f"--target {peer}=http://127.0.0.1:{port},{_EOS_OPTIONS[peer].format(ids=eos_ids)}"
         for peer, port in PORTS.items()
     ]
-    compare = ["python -m bench.compare", *targets, "--streams 1,4,8,16 --repeat 3 --out compare.json"]
+    compare = ["python -m bench.side_by_side", *targets, "--streams 1,4,8,16 --repeat 3 --out compare.json"]
     return "\n".join([*starts, " \\\n    ".join(compare)])
 
 

@@ -223,10 +223,8 @@ def parse(data: bytes) -> Report:
         raise RecordError(f"not JSON: {exc}") from exc
     schema = found.get("schema") if isinstance(found, dict) else None
     if schema != SCHEMA:
-        told = repr(schema)[:60] if schema is not None else "no schema"
-        raise RecordError(
-            f"a result says schema {SCHEMA!r}, this says {told}: measure again, or use the program's version"
-        )
+        told = repr(schema)[:60] if schema is not None else "missing"
+        raise RecordError(f"schema is {told}, not {SCHEMA!r}: measure again, or read it with its own version")
     try:
         report = _REPORT.validate_json(data)
     except ValidationError as exc:

@@ -27,12 +27,12 @@ import orjson
 
 from bench import batched_bench
 from bench.batched_bench import Shape
-from bench.compare import CAVEAT, parse_target, warm_up
 from bench.load import Target, Workload, first_model
 from bench.parts import PARTS, Part, Turn
 from bench.peer_builds import PeerBuilds
 from bench.peers import PORTS, Setting
 from bench.servers import Server, running
+from bench.side_by_side import CAVEAT, parse_target, warm_up
 from bench.worker_report import LIMIT, TOTAL, Sample, report, table
 
 _WORKER_PORT: Final = 18084

@@ -44,7 +44,7 @@ def test_what_is_written_is_read_again_and_nothing_else_stays(sample: Report, tm
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("another version", {"schema": "gguf-server-bench/2"}, "instead of 'gguf-server-bench/1'"),
+        ("another version", {"schema": "gguf-server-bench/2"}, "not 'gguf-server-bench/1'"),
         ("a field that nobody knows", {"prompts": ["why?"]}, "prompts"),
         ("a time without a zone", {"started_at": "2026-01-02T03:04:05"}, "started_at"),
         ("a run of nobody", {"targets": []}, "runs.0"),

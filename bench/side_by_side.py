@@ -1,6 +1,6 @@
 """Several servers under the same load in one interleaved run: A B C A B C … at every number of streams.
 
-    python -m bench.compare --target NAME=URL[,model=..][,key=..][,eos=ignore_eos|bias:ID+ID] ... --out FILE.json
+    python -m bench.side_by_side --target NAME=URL[,model=..][,key=..][,eos=ignore_eos|bias:ID+ID] ... --out FILE.json
 
 Machines drift by more than the differences one looks for, so figures are compared within a repetition: a ratio is
 the median, over the repetitions, of a target's figure to the first target's figure of the same repetition.
@@ -166,7 +166,7 @@ def _eos_fields(eos: str) -> dict[str, object]:
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> tuple[Plan, Path | None]:
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=CAVEAT)
+    parser = argparse.ArgumentParser(prog="python -m bench.side_by_side", description=CAVEAT)
     parser.add_argument("--target", type=parse_target, action="append", required=True, metavar="NAME=URL[,..]")
     parser.add_argument("--streams", default="1,4,8,16", help="numbers of concurrent streams")
     parser.add_argument("--repeat", type=int, default=3)
@@ -210,7 +210,7 @@ def main() -> int:
         plan = asyncio.run(_name_models(plan))
         results = asyncio.run(compare(plan))
     except (RuntimeError, aiohttp.ClientError, TimeoutError) as exc:
-        print(f"bench.compare: {exc}", file=sys.stderr)
+        print(f"bench.side_by_side: {exc}", file=sys.stderr)
         return 1
     if out is not None:
         out.write_bytes(orjson.dumps(report(plan, results), option=orjson.OPT_INDENT_2))

@@ -10,11 +10,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bench.compare import Plan, compare, parse_arguments, parse_target, report, table
 from bench.load import Target, Workload
 from bench.peer_builds import PeerBuilds
 from bench.peers import Setting, commands
 from bench.result import LoadResult
+from bench.side_by_side import Plan, compare, parse_arguments, parse_target, report, table
 from tests.bench.fake_server import FakeServer
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
@@ -74,6 +74,6 @@ def test_the_printed_commands_start_every_peer_alike_and_can_be_parsed() -> None
     lines = commands(setting, "0+2+4").replace("\\\n", "").splitlines()
     assert "--threads 2 --threads-batch 2 --parallel 16 --ctx-size 8192" in lines[0]
     assert "--n_threads 2 --n_threads_batch 2 --n_ctx 512 --interrupt_requests false" in lines[1]
-    plan, out = parse_arguments(lines[2].removeprefix("python -m bench.compare").split())
+    plan, out = parse_arguments(lines[2].removeprefix("python -m bench.side_by_side").split())
     assert (plan.streams, plan.repeat, out) == ((1, 4, 8, 16), 3, Path("compare.json"))
     assert [target.name for target in plan.targets] == ["llama-server", "llama_cpp.server"]

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[\w.][\w. ()+-]{0,63}$")]
+Name = Annotated[str, Field(pattern=r"^[\w.][\w.,() +-]{0,63}$")]
 Count = Annotated[int, Field(ge=1, le=1 << 20)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Number = int | float | bool | str

@@ -71,6 +71,14 @@ def serve(
     raise typer.Exit(run.serve(settings))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure servers by HTTP, and report, compare and judge what was measured."""
+    from bench import command
+
+    raise typer.Exit(command.main(context.args))
+
+
 @keys_app.command("create")
 def create_key(name: str, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
     """Make a key and print its token, which cannot be shown again."""

@@ -125,8 +125,8 @@ Load = Annotated[ClosedLoad | OpenLoad, Field(discriminator="kind")]
 class GapHistogram:
     """`counts` has one more than `edges_s`: below the first edge, from each edge to the next, from the last on."""
 
-    edges_s: tuple[float, ...]
-    counts: tuple[Count, ...]
+    edges_s: Annotated[tuple[float, ...], Field(max_length=1000)]
+    counts: Annotated[tuple[Count, ...], Field(max_length=1001)]
 
 
 @with_config(_STRICT)
@@ -189,8 +189,8 @@ class Report:
 
 
 _REPORT: Final = TypeAdapter(Report)
-GAP_EDGES_S: Final = tuple(round(10 ** (-4 + step / 8), 9) for step in range(6 * 8 + 1))
-"""0.1 ms to 100 s, eight to a decade: the same everywhere, so that histograms can be added."""
+GAP_EDGES_S: Final = tuple(round(10 ** (-4 + step / 20), 9) for step in range(6 * 20 + 1))
+"""0.1 ms to 100 s, twenty to a decade: the same everywhere, so that histograms can be added."""
 
 
 def gap_histogram(gaps_s: Iterable[float]) -> GapHistogram:

@@ -21,6 +21,7 @@ class Card:
     memory_bytes: int
     driver: str
     cuda: str
+    power_limit_w: float | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +41,7 @@ class Gpus:
                 int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
                 driver,
                 cuda,
+                _power_limit_w(handle),
             )
             for index, handle in self.handles.items()
         ]
@@ -67,6 +69,13 @@ class Gpus:
         except pynvml.NVMLError:
             return None
         return sum(energies) if energies else None
+
+
+def _power_limit_w(handle: Any) -> float | None:
+    try:
+        return float(pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)) / 1000
+    except pynvml.NVMLError:
+        return None
 
 
 def _bytes_of(handle: Any, pids: Set[int]) -> int:

@@ -44,7 +44,7 @@ async def measure(
     progress. What fails is in the figures; raised are only the errors of `bench.probes.watching`.
     """
     before = await _steps(target)
-    with watching(probes, clock) as watch:
+    with watching(probes) as watch:
         everybody = await drive(
             target, workload, load, people=people, seed=seed, on_answer=on_answer, clock=clock, sleep=sleep
         )

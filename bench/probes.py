@@ -79,6 +79,9 @@ def watching(probes: Probes, clock: Clock = time.perf_counter) -> Iterator[Watch
     """
     root = None if probes.pid is None else psutil.Process(probes.pid)
     with gpus(probes.cards) as cards:
+        if root is None and not cards.handles:
+            yield Watch()
+            return
         observer = Observer(root, cards, clock)
         observer.look()
         ended = threading.Event()

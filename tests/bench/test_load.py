@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from bench import load as load_module
 from bench.load import Request, Target, Workload, first_model, run_load
 from bench.prompts import prompt, shared_prompt
 from bench.result import percentile, summarise
@@ -82,6 +83,14 @@ async def test_without_usage_the_end_by_length_counts_every_token(start: Start) 
         (FakeServer(breaks_after=2), "Client"),
         (FakeServer(fails_after=2), "in the stream: {'message': 'engine died'}"),
         (FakeServer(is_stuck=True), "no end after 0.2 s"),
+        (FakeServer(says_bytes=b"data: {broken\n\n"), "JSONDecodeError"),
+        (FakeServer(says_bytes=b"data: [1]\n\n"), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b'data: {"choices": [7]}\n\n'), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b'data: {"choices": [{"text": {}}]}\n\n'), "0 tokens instead of 4"),
+        (FakeServer(says_bytes=b'data: {"choices": [{"text": [1]}]}\n\n'), "ValueError: an event that is not"),
+        (FakeServer(says_bytes=b'data: {"usage": {"prompt_tokens": 1}}\n\n'), "ValueError: usage without"),
+        (FakeServer(says_bytes=b'data: {"usage": 7}\n\n'), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b""), "0 tokens instead of 4, finish_reason None"),
     ],
 )
 async def test_what_goes_wrong_is_an_error_and_no_figure(start: Start, fake: FakeServer, error: str) -> None:
@@ -89,6 +98,12 @@ async def test_what_goes_wrong_is_an_error_and_no_figure(start: Start, fake: Fak
     result = summarise(await run_load(await start(fake), workload, Ticks()), workload)
     assert [text.startswith(error) for text in result.errors] == [True]
     assert (result.requests, result.output_tokens, result.tokens_per_s, result.ttft_p50_s) == (1, 0, 0, 0)
+
+
+async def test_a_line_without_end_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "_MAX_LINE_BYTES", 1000)
+    [request] = await run_load(await start(FakeServer(says_bytes=b"data: " + b"x" * 2000)), WORKLOAD)
+    assert (request.error_kind, request.chunk_s) == ("malformed", [])
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -45,7 +45,7 @@ class Crew:
         self._recipes = recipes
         self._failures = failures
         self._logs = logs
-        self._running: dict[str, RunningServer] = {}
+        self._running: dict[str, list[RunningServer]] = {}
         self._mourned: set[RunningServer] = set()
 
     async def __aenter__(self) -> Self:
@@ -55,47 +55,57 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         async with AsyncExitStack() as all_of_them:
-            for server in self._running.values():
-                all_of_them.push_async_callback(server.stop)
+            for name in self._running:
+                all_of_them.push_async_callback(self._stop, name)
 
     async def bring_up(self, name: str) -> bool:
         """Whether it had to be started; it is ready now. Blocks until it is. Raises `RuntimeError` with the reason."""
         if (problem := self._failures.why_given_up(name)) is not None:
             raise RuntimeError(problem)
         wanted = self._recipes[name].server
-        if wanted is None or self.pid(name) is not None:
+        if wanted is None or not self.has_to_start(name):
             return False
-        if name in self._running:
-            await self._running[name].stop()
-        server = self._running[name] = RunningServer(wanted, self._logs / f"{name}.log")
+        await self._stop(name)
+        servers = self._running[name] = []
         try:
-            await server.start()
+            for server in (*self._recipes[name].behind, wanted):
+                servers.append(RunningServer(server, self._logs / f"{server.target.name}.log"))
+                await servers[-1].start()
         except RuntimeError as error:
             self._failures.add(name, str(error))
             raise
         return True
 
-    def death(self, name: str) -> str | None:
-        """How its server ended by itself after it was ready; told once."""
-        server = self._running.get(name)
-        ending = server.ending() if server is not None else None
-        if server is None or ending is None or server in self._mourned:
-            return None
-        self._mourned.add(server)
-        self._failures.add(name, f"{name} {ending}")
-        return f"{name} {ending}"
+    def has_to_start(self, name: str) -> bool:
+        """Whether its server, or one that it stands in front of, does not run but can be tried."""
+        if self._failures.why_given_up(name) is not None or self._recipes[name].server is None:
+            return False
+        servers = self._running.get(name, [])
+        return not servers or any(server.pid is None for server in servers)
 
-    def pid(self, name: str) -> int | None:
-        server = self._running.get(name)
-        return server.pid if server is not None else None
+    def death(self, name: str) -> str | None:
+        """How a server of the target ended by itself after it was ready; told once."""
+        for server in self._running.get(name, []):
+            if (ending := server.ending()) is not None and server not in self._mourned:
+                self._mourned.add(server)
+                problem = f"{server.server.target.name} {ending}"
+                self._failures.add(name, problem)
+                return problem
+        return None
 
     async def process_of(self, name: str) -> int | None:
         """The process whose memory is the server's; None where it is on another machine, or another user's."""
         recipe = self._recipes[name]
         if recipe.server is not None:
-            return self.pid(name)
+            return self._running[name][-1].pid
         url = recipe.target.url
         with suppress(LookupError, ValueError, psutil.Error):
             if urlsplit(url).hostname in _LOOPBACK:
                 return (await asyncio.to_thread(processes.listening_at, url)).pid
         return None
+
+    async def _stop(self, name: str) -> None:
+        """The last started first."""
+        async with AsyncExitStack() as all_of_them:
+            for server in self._running.get(name, []):
+                all_of_them.push_async_callback(server.stop)

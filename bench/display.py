@@ -20,7 +20,7 @@ class Display(Protocol):
     """Told by the suite's one task of what it does."""
 
     def plan(self, n_runs: int) -> None:
-        """Once, before anything else."""
+        """How many there are in all; again where targets are left out."""
 
     def doing(self, what: str) -> None:
         """Something that takes a while, such as a server's start."""

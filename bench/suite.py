@@ -202,9 +202,8 @@ def read_suite(name_or_path: str) -> Suite:
         return parse_suite(files[name_or_path], name_or_path, name_or_path)
     path = Path(name_or_path)
     if path.suffix != ".toml":
-        raise SuiteError(
-            f"there is no suite {name_or_path!r}: {', '.join(sorted(files))}, or a file that ends in .toml"
-        )
+        known = ", ".join(sorted(files))
+        raise SuiteError(f"there is no suite {name_or_path!r}; there are {known}, and any file that ends in .toml")
     try:
         return parse_suite(path.read_text(encoding="utf-8"), path.stem, str(path))
     except (OSError, UnicodeDecodeError) as error:

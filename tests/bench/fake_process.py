@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from tests.bench.fake_server import FakeServer
 
@@ -24,7 +25,7 @@ def main() -> None:
     fake = FakeServer()
 
     @web.middleware
-    async def dying(request: web.Request, handler: web.Handler) -> web.StreamResponse:
+    async def dying(request: web.Request, handler: Handler) -> web.StreamResponse:
         if given.dies_after is not None and len(fake.bodies) >= given.dies_after:
             print("out of memory", flush=True)
             os._exit(7)

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 Language = Literal["en", "vi", "zh"]
 LANGUAGES: Final[tuple[Language, ...]] = ("en", "vi", "zh")
+EVERY: Final = ",".join(LANGUAGES)
 
 QUESTIONS: Final[Mapping[Language, tuple[str, ...]]] = {
     "en": (
@@ -127,3 +128,12 @@ GUIDES: Final[Mapping[Language, tuple[str, ...]]] = {
         "化验结果要附上该化验室的正常范围。",
     ),
 }
+
+
+def chosen(languages: str) -> tuple[Language, ...]:
+    """Of names with commas between them. Raises `ValueError` for one that is no language of this module."""
+    by_name: Mapping[str, Language] = {language: language for language in LANGUAGES}
+    try:
+        return tuple(by_name[name.strip()] for name in languages.split(","))
+    except KeyError as unknown:
+        raise ValueError(f"there is no language {unknown}: {EVERY}") from None

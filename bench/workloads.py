@@ -1,16 +1,17 @@
-"""The workloads of the suite: what people ask, as scenarios. Lengths in tokens are near, the servers' counts exact."""
+"""The workloads of the suite: what people ask, as scenarios.
+
+Lengths in tokens are near, the servers' counts exact. `languages` are names with commas between them, such as `en,vi`:
+people speak them in turn. Raised is `ValueError` for a language that is none.
+"""
 
 from __future__ import annotations
 
-import inspect
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
-from typing import Any, Final
+from typing import Final
 
 from bench import clinic, images
-from bench.clinic import LANGUAGES, Language
+from bench.clinic import EVERY, LANGUAGES, Language, chosen
 from bench.lengths import TYPICAL, Density, record, text_of
 from bench.prompts import prompt
 from bench.scenario import Scenario, Script
@@ -23,12 +24,20 @@ _LOOK: Final = {
 }
 
 
-def short_chat(max_tokens: int = 128, languages: Sequence[Language] = LANGUAGES) -> Scenario:
+def short_chat(max_tokens: int = 128, languages: str = EVERY) -> Scenario:
+    spoken = chosen(languages)
+
     def script(seed: str, number: int) -> Script:
-        language = languages[number % len(languages)]
+        language = spoken[number % len(spoken)]
         return Script((_question(seed, number, language),))
 
-    return Scenario("short_chat", script, "One short question in each of the languages in turn", max_tokens)
+    return Scenario(
+        "short_chat",
+        script,
+        "One short question in each of the languages in turn",
+        max_tokens,
+        parameters={"languages": languages},
+    )
 
 
 def words(n_prompt: int = 119, max_tokens: int = 128, *, is_chat: bool = False) -> Scenario:
@@ -44,15 +53,16 @@ def words(n_prompt: int = 119, max_tokens: int = 128, *, is_chat: bool = False) 
 
 
 def long_record(
-    n_prompt: int, max_tokens: int = 128, languages: Sequence[Language] = LANGUAGES, *, density: Density = TYPICAL
+    n_prompt: int, max_tokens: int = 128, languages: str = EVERY, *, density: Density = TYPICAL
 ) -> Scenario:
     """A record of `n_prompt` tokens with its task, never more than that as far as `density` is right.
 
     The context has to hold `n_prompt + max_tokens`.
     """
+    spoken = chosen(languages)
 
     def script(seed: str, number: int) -> Script:
-        language = languages[number % len(languages)]
+        language = spoken[number % len(spoken)]
         return Script((record(language, f"{seed}/{number}", n_prompt, density),))
 
     return Scenario(
@@ -60,34 +70,36 @@ def long_record(
         script,
         "A patient's record is to be summed up",
         max_tokens,
-        parameters={"n_prompt": n_prompt},
+        parameters={"n_prompt": n_prompt, "languages": languages},
     )
 
 
 def shared_system(
-    n_shared: int, max_tokens: int = 32, languages: Sequence[Language] = LANGUAGES, *, density: Density = TYPICAL
+    n_shared: int, max_tokens: int = 32, languages: str = EVERY, *, density: Density = TYPICAL
 ) -> Scenario:
     """The system prompt is the same for everybody and every seed."""
-    rules = [rule for rules in zip(*(clinic.GUIDES[language] for language in languages), strict=True) for rule in rules]
-    system = text_of(cycle(rules), languages, n_shared, density)
+    spoken = chosen(languages)
+    rules = [rule for rules in zip(*(clinic.GUIDES[language] for language in spoken), strict=True) for rule in rules]
+    system = text_of(cycle(rules), spoken, n_shared, density)
 
     def script(seed: str, number: int) -> Script:
-        return Script((_question(seed, number, languages[number % len(languages)]),), system)
+        return Script((_question(seed, number, spoken[number % len(spoken)]),), system)
 
     return Scenario(
         f"shared_system_{n_shared}",
         script,
         "Short questions under one long system prompt",
         max_tokens,
-        parameters={"n_shared": n_shared},
+        parameters={"n_shared": n_shared, "languages": languages},
     )
 
 
-def conversation(turns: int = 10, max_tokens: int = 64, languages: Sequence[Language] = LANGUAGES) -> Scenario:
+def conversation(turns: int = 10, max_tokens: int = 64, languages: str = EVERY) -> Scenario:
     """Histories differ between people and seeds from their first words on."""
+    spoken = chosen(languages)
 
     def script(seed: str, number: int) -> Script:
-        says = clinic.CONVERSATIONS[languages[number % len(languages)]]
+        says = clinic.CONVERSATIONS[spoken[number % len(spoken)]]
         first, *later = islice(cycle(says), turns)
         return Script((f"{_case(seed, number)} {first}", *later))
 
@@ -96,11 +108,11 @@ def conversation(turns: int = 10, max_tokens: int = 64, languages: Sequence[Lang
         script,
         "A patient asks and asks again; each turn has the whole history",
         max_tokens,
-        parameters={"turns": turns},
+        parameters={"turns": turns, "languages": languages},
     )
 
 
-def thinking(is_on: bool = True, max_tokens: int = 512, languages: Sequence[Language] = LANGUAGES) -> Scenario:
+def thinking(is_on: bool = True, max_tokens: int = 512, languages: str = EVERY) -> Scenario:
     """Answers end where they end: whether a model thinks decides how long they are."""
     base = short_chat(max_tokens, languages)
     return Scenario(
@@ -110,6 +122,7 @@ def thinking(is_on: bool = True, max_tokens: int = 512, languages: Sequence[Lang
         max_tokens,
         ends_freely=True,
         fields={"chat_template_kwargs": {"enable_thinking": is_on}},
+        parameters={"is_on": is_on, "languages": languages},
     )
 
 
@@ -118,27 +131,34 @@ def pictures(
     height: int = 480,
     per_question: int = 1,
     max_tokens: int = 64,
-    languages: Sequence[Language] = LANGUAGES,
+    languages: str = EVERY,
 ) -> Scenario:
     """No picture is sent twice, so that no cache of encoded pictures can help."""
+    spoken = chosen(languages)
 
     def script(seed: str, number: int) -> Script:
         question: list[dict[str, object]] = []
         for index in range(per_question):
             url = images.data_url(f"{seed}/{number}/{index}", width=width, height=height)
             question.append({"type": "image_url", "image_url": {"url": url}})
-        question.append({"type": "text", "text": _LOOK[languages[number % len(languages)]]})
+        question.append({"type": "text", "text": _LOOK[spoken[number % len(spoken)]]})
         return Script((question,))
 
-    parameters = {"width_px": width, "height_px": height, "images": per_question}
-    return Scenario("images", script, "Charts as PNG data URLs are to be described", max_tokens, parameters=parameters)
+    return Scenario(
+        "images",
+        script,
+        "Charts as PNG data URLs are to be described",
+        max_tokens,
+        parameters={"width_px": width, "height_px": height, "images": per_question, "languages": languages},
+    )
 
 
-def structured(max_tokens: int = 400, languages: Sequence[Language] = LANGUAGES) -> Scenario:
+def structured(max_tokens: int = 400, languages: str = EVERY) -> Scenario:
     """Each answer has to end by itself and to be valid under the schema, or it is an error."""
+    spoken = chosen(languages)
 
     def script(seed: str, number: int) -> Script:
-        language = languages[number % len(languages)]
+        language = spoken[number % len(spoken)]
         return Script((f"{_case(seed, number)} {TASKS[language]}",))
 
     schema = {"name": "visit", "strict": True, "schema": SCHEMA}
@@ -150,47 +170,8 @@ def structured(max_tokens: int = 400, languages: Sequence[Language] = LANGUAGES)
         ends_freely=True,
         fields={"response_format": {"type": "json_schema", "json_schema": schema}},
         check=why_invalid,
+        parameters={"languages": languages},
     )
-
-
-KINDS: Final[Mapping[str, Callable[..., Scenario]]] = {
-    "words": words,
-    "short chat": short_chat,
-    "long record": long_record,
-    "shared system prompt": shared_system,
-    "conversation": conversation,
-    "thinking": thinking,
-    "images": pictures,
-    "structured output": structured,
-}
-_OF_DENSITY: Final = frozenset({"long record", "shared system prompt"})
-
-
-class WorkloadError(Exception):
-    """There is no such workload, or it has no such option."""
-
-
-def make(kind: str, options: Mapping[str, Any], name: str, *, density: Density, timeout_s: float = 600.0) -> Scenario:
-    """A workload by the name of its kind. `languages` is an option of most: `en,vi`. Raises `WorkloadError`."""
-    if kind not in KINDS:
-        raise WorkloadError(f"there is no workload {kind!r}: {', '.join(KINDS)}")
-    given = dict(options)
-    if "languages" in given:
-        given["languages"] = _languages(given["languages"])
-    if kind in _OF_DENSITY:
-        given["density"] = density
-    try:
-        inspect.signature(KINDS[kind]).bind(**given)
-    except TypeError as exc:
-        raise WorkloadError(f"workload {kind!r}: {exc}") from exc
-    return replace(KINDS[kind](**given), name=name, timeout_s=timeout_s)
-
-
-def _languages(said: object) -> tuple[Language, ...]:
-    chosen = tuple(language for language in LANGUAGES if language in str(said).split(","))
-    if not chosen or len(chosen) < len(str(said).split(",")):
-        raise WorkloadError(f"languages are of {','.join(LANGUAGES)}, not {said!r}")
-    return chosen
 
 
 def _case(seed: str, number: int) -> str:

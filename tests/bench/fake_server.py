@@ -14,8 +14,9 @@ from aiohttp import web
 class FakeServer:
     """Answers `max_tokens` chunks of text to each request, unless told to fail.
 
-    `says` are chunks to say instead, after `thoughts`. `says_bytes` is the whole body instead. `together` requests have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look
-    after look: seconds with work to do, and inside `llama_decode`.
+    `says` are chunks to say instead, after `thoughts`; `says_bytes` is the whole body instead. `together` requests
+    have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look after look: seconds
+    with work to do, and inside `llama_decode`.
     """
 
     says_usage: bool = True

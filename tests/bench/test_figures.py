@@ -63,7 +63,7 @@ def test_goodput_counts_requests_that_began_and_went_on_in_time() -> None:
         request(0.0, 0.5, 0.7, 0.9, error="broken"),
     ]
     found = figures(requests, 3, TARGET)
-    assert (found["goodput_per_s"], found["goodput_share"]) == (pytest.approx(1 / 3), 0.25)
+    assert (found["goodput_per_s"], found["goodput_share"]) == pytest.approx((1 / 3, 0.25))
 
 
 def test_counts_that_cannot_be_right_are_told() -> None:

@@ -95,9 +95,7 @@ async def test_a_server_that_is_not_there_is_a_run_of_errors() -> None:
 async def test_the_open_loop_is_told_with_its_late_sends(start: Start) -> None:
     clock = SetClock(oversleeps_s=0.5)
     target = await start(FakeServer())
-    run = await measure(
-        target, short_chat(), OpenLoad(4.0), people=5, seed="a", clock=clock, sleep=clock.sleep
-    )
+    run = await measure(target, short_chat(), OpenLoad(4.0), people=5, seed="a", clock=clock, sleep=clock.sleep)
     assert (run.load, run.figures["late_sends"]) == (OpenLoad(4.0), 5)
 
 

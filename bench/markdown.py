@@ -28,11 +28,11 @@ def _lines(report: Report) -> Iterator[str]:
     about = [tables.workloads(report), tables.targets(report), tables.machine(report)]
     for table in [*found, *(table for table in rest if table is not None), *about]:
         yield ""
-        yield from _table(table)
+        yield from table_lines(table)
     yield ""
 
 
-def _table(table: Table) -> Iterator[str]:
+def table_lines(table: Table) -> Iterator[str]:
     yield f"**{escaped(table.caption)}**\n"
     yield _row(table.headings)
     marks = [

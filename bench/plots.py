@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from bench.rows import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.typing import RcKeyType
 
 MISSING: Final = "plots need matplotlib: pip install 'gguf-server[bench]', or `make bench` installs it"
 _INK: Final = "#010203"  # becomes the colour of the page's text
@@ -29,7 +30,7 @@ _DASHES: Final[tuple[tuple[float, tuple[float, ...] | None], ...]] = (
 )  # fmt: skip
 _LONGEST_LABEL: Final = 32
 _LEGEND_LINES: Final = 8
-_STYLE: Final = {
+_STYLE: Final[dict[RcKeyType, Any]] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
     "axes.spines.right": False,

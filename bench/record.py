@@ -283,7 +283,11 @@ def _check(report: Report) -> None:
     for kind, names in (("target", targets), ("workload", workloads)):
         if len(set(names)) != len(names):
             raise RecordError(f"two {kind}s have the same name")
+    seen = set()
     for index, run in enumerate(report.runs):
+        if (of_run := (run.target, run.workload, run.load, run.repetition)) in seen:
+            raise RecordError(f"runs.{index}: this repetition is there twice")
+        seen.add(of_run)
         if run.target not in targets or run.workload not in workloads:
             raise RecordError(f"runs.{index}: its target or its workload is not in the lists of them")
         if run.gaps is not None and len(run.gaps.counts) != len(run.gaps.edges_s) + 1:

@@ -80,6 +80,11 @@ def test_a_histogram_whose_counts_do_not_fit_its_edges_is_refused(sample: Report
         dump(replace(sample, runs=(replace(sample.runs[0], gaps=gaps),)))
 
 
+def test_a_repetition_that_is_there_twice_is_refused(sample: Report) -> None:
+    with pytest.raises(RecordError, match="twice"):
+        dump(replace(sample, runs=sample.runs[:1] * 2))
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b'"text"', b"{" * 10_000, b"\xff\xfe", b"null"])
 def test_rubbish_is_refused_in_words(data: bytes) -> None:
     with pytest.raises(RecordError):

@@ -1,6 +1,6 @@
 """The command line: reads what was asked and calls the part that does it.
 
-Exit status: 0, or 1 where the key file is at fault, or 2 where the configuration or the command line is.
+Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the configuration or the command line is.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ PortOption = Annotated[int | None, typer.Option("--port", help="Port of the shar
 KeysFileOption = Annotated[
     Path | None, typer.Option("--keys-file", metavar="FILE", help="By default what the configuration says.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
 class Format(StrEnum):
@@ -71,12 +72,15 @@ def serve(
     raise typer.Exit(run.serve(settings))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def bench(context: typer.Context) -> None:
-    """Measure servers by HTTP, and report, compare and judge what was measured."""
-    from bench import command
+@app.command("inspect")
+def inspect_model(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a GGUF is: its architecture, size, layers, context, tokenizer and chat template."""
+    from gguf_server.commands.inspect import inspect
 
-    raise typer.Exit(command.main(context.args))
+    raise typer.Exit(inspect(ref, json_wanted=as_json))
 
 
 @keys_app.command("create")
@@ -140,6 +144,14 @@ def show_config(
 def show_schema() -> None:
     """Print the JSON schema of a configuration file."""
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure servers by HTTP, and report, compare and judge what was measured."""
+    from bench import command
+
+    raise typer.Exit(command.main(context.args))
 
 
 def _load(

@@ -21,6 +21,7 @@ from struct import Struct
 from typing import BinaryIO, Final
 
 from weights.gguf_tensors import Tensor, tensor
+from weights.other_formats import what_it_is
 
 _WINDOW_BYTES: Final = 1 << 18
 _MOST_BYTES_OF_A_STRING: Final = 1 << 24  # the longest are chat templates, of some 100 kB
@@ -165,9 +166,10 @@ def _counts(window: _Window) -> tuple[int, int]:
     """How many tensors and how many pairs there are."""
     if window.n_left < _HEADER.size:
         raise DamagedHeader("not a GGUF file: too short")
-    magic, version, n_tensors, n_pairs = _HEADER.unpack(window.take(_HEADER.size))
+    beginning = window.take(_HEADER.size)
+    magic, version, n_tensors, n_pairs = _HEADER.unpack(beginning)
     if magic != b"GGUF":
-        raise DamagedHeader("not a GGUF file: it begins with something else")
+        raise DamagedHeader(f"not a GGUF file: it begins with something else{what_it_is(beginning)}")
     if version not in (2, 3):
         raise DamagedHeader(f"GGUF version {version} is not known here, or the file is of a big-endian machine")
     if n_pairs > min(window.n_left // _SMALLEST_PAIR_BYTES, _MOST_PAIRS):

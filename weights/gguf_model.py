@@ -19,6 +19,7 @@ from weights.gguf_layers import Layer, Layers, read_layers
 from weights.gguf_tensors import Tensor
 
 _SPLIT: Final = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+_ARCHITECTURE: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _MOST_SPLITS: Final = 1000
 
 
@@ -109,7 +110,7 @@ def read(path: Path) -> GgufModel:
     headers = _read_all(splits)
     metadata = headers[0].metadata
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str):
+    if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
         raise DamagedHeader("it does not name its architecture")
     keys = Keys(architecture, metadata)
     kind = "mmproj" if architecture == "clip" else _text(metadata, "general.type") or "model"

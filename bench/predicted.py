@@ -1,15 +1,84 @@
-"""What the planner says of a run beforehand."""
+"""What the planner says of a run beforehand, by the name of the figure that it predicts.
+
+Nothing is predicted of what the planner does not know: other formats than GGUF, queues, caches that already hold a
+prompt. Memory is that of a loaded engine, on the card where it computes there, else of the process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
 
 from bench.gpus import Card
 from bench.recipes import Recipe
 from bench.record import Predicted
-from bench.schedule import Slot
+from weights.gguf_header import DamagedHeader
+from weights.gguf_model import GgufModel, read
+from weights.load_settings import LoadSettings
+from weights.memory_plan import UnplannedModel, plan_memory
+from weights.refs import WeightsMissing, resolve
+
+_MEMORY_ERROR: Final = 0.1
+_PROGRAM_BYTES: Final[Mapping[str, int]] = {"llamacpp": 130 << 20, "llama-server": 30 << 20}
+"""Interpreter, libraries and tables of the engines that the planner knows: what they hold beside the plan."""
 
 
-def predicted(recipe: Recipe, slot: Slot, card: Card | None) -> Mapping[str, Predicted]:
-    """By the name of the figure."""
-    return {}
+def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicted]:
+    """May read the header of a file."""
+    model = model_of(recipe)
+    kind = str(recipe.settings.get("kind"))
+    if model is None or kind not in _PROGRAM_BYTES or recipe.n_ctx_seq is None or recipe.n_parallel is None:
+        return {}
+    projector = _read_projector(recipe.settings.get("mmproj"))
+    try:
+        settings = load_settings(recipe.settings, recipe.n_ctx_seq, recipe.n_parallel)
+        plan = plan_memory(model, settings, card, projector)
+    except (UnplannedModel, ValueError):
+        return {}
+    if card is not None:
+        return {"gpu_peak_bytes": Predicted(float(plan.gpu_bytes), _MEMORY_ERROR)}
+    return {"rss_peak_bytes": Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
+
+
+def load_settings(settings: Mapping[str, Any], n_ctx_seq: int, n_parallel: int) -> LoadSettings:
+    """As the engine's table of the configuration has them, and llama-server's own where it is that.
+
+    Raises `ValueError` for what cannot be.
+    """
+    is_server = settings.get("kind") == "llama-server"
+    defaults = LoadSettings(n_ctx=n_ctx_seq, n_batch=2048 if is_server else 512, unified=False if is_server else None)
+    return LoadSettings(
+        n_ctx=n_ctx_seq,
+        n_seqs=settings.get("n_parallel", n_parallel),
+        n_ctx_total=settings.get("n_ctx_total"),
+        unified=defaults.unified,
+        n_batch=settings.get("n_batch", defaults.n_batch),
+        n_ubatch=settings.get("n_ubatch", defaults.n_ubatch),
+        type_k=settings.get("cache_type_k", defaults.type_k),
+        type_v=settings.get("cache_type_v", defaults.type_v),
+        n_gpu_layers=settings.get("n_gpu_layers", defaults.n_gpu_layers),
+        flash_attn=settings.get("flash_attn", defaults.flash_attn),
+    )
+
+
+def model_of(recipe: Recipe) -> GgufModel | None:
+    """None where it serves no GGUF that can be read."""
+    return _read(recipe.file) if recipe.file is not None and recipe.file.suffix == ".gguf" else None
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path) -> GgufModel | None:
+    try:
+        return read(path)
+    except (DamagedHeader, OSError):
+        return None
+
+
+def _read_projector(ref: str | None) -> GgufModel | None:
+    """The engine starts without one that is missing."""
+    try:
+        return _read(resolve(ref)) if ref else None
+    except WeightsMissing:
+        return None

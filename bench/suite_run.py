@@ -20,7 +20,7 @@ from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
 from bench.machine import card_of, describe
 from bench.measure import measure
-from bench.predicted import predicted
+from bench.predicted import predicted_memory
 from bench.probes import Probes
 from bench.recipes import NotHere, Place, Recipe, prepare
 from bench.record import ClosedLoad, Machine, Report, Run, TargetRecord, WorkloadRecord
@@ -217,7 +217,7 @@ class _PartRun:
                 people=slot.people,
                 seed=f"{self._setup.seed}/{slot.seed}",
                 repetition=slot.repetition,
-                predicted=predicted(recipe, slot, card),
+                predicted=await asyncio.to_thread(predicted_memory, recipe, card),
                 on_answer=lambda _request: self._setup.display.answered(),
             )
         except psutil.NoSuchProcess:

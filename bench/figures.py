@@ -44,6 +44,7 @@ def figures(requests: Sequence[Request], max_tokens: int, target: LatencyTarget)
         **_tokens(good, max_tokens, wall_s),
         **_times(good, max_tokens),
         **_lateness(requests),
+        **_engines(good),
     }
 
 
@@ -110,6 +111,12 @@ def _lateness(requests: Sequence[Request]) -> dict[str, float]:
     if not late_s:
         return {}
     return {"late_sends": float(sum(1 for by_s in late_s if by_s > LATE_S)), "late_s_max": max(*late_s, 0.0)}
+
+
+def _engines(good: Sequence[Request]) -> dict[str, float]:
+    """How many engines have answered, where a gateway says so: figures of more than one are nobody's."""
+    told = {request.engine for request in good if request.engine is not None}
+    return {"engines": float(len(told))} if told else {}
 
 
 def spread(name: str, values: Sequence[float]) -> Mapping[str, float]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import aiohttp
 
-from bench.drive import Sleep, drive
+from bench.drive import Sleep, drive, people_of
 from bench.figures import LatencyTarget, figures
 from bench.load import Clock, Request, Target
 from bench.probes import Probes, Watch, watching
@@ -40,32 +40,42 @@ async def measure(
 ) -> Run:
     """`people` say what the workload makes them say from `seed`: targets that are compared get the same seed.
 
-    A seed that a target has seen may have its prefixes in a cache. `on_answer` is called as requests end, to show
-    progress. What fails is in the figures; raised are only the errors of `bench.probes.watching`.
+    A seed that a target has seen may have its prefixes in a cache. `on_answer` is called as requests end.
+    `client_cpu_share` near 1 says that this program was the limit, and not the server. What fails is in the figures;
+    raised are only the errors of `bench.probes.watching`.
     """
-    before = await _steps(target)
+    everybody = people_of(workload, seed, people)
+    before, cpu = await _steps(target), _CpuShare()
     with watching(probes) as watch:
-        everybody = await drive(
-            target, workload, load, people=people, seed=seed, on_answer=on_answer, clock=clock, sleep=sleep
-        )
-    share = decode_share(before, await _steps(target))
+        await drive(target, workload, load, everybody, seed=seed, on_answer=on_answer, clock=clock, sleep=sleep)
+    found = {"client_cpu_share": cpu.share()}
+    if (share := decode_share(before, await _steps(target))) is not None:
+        found["decode_share"] = share
     requests = [turn for person in everybody for turn in person.turns]
     _check(requests, workload)
-    found = figures(requests, workload.max_tokens, latency)
-    found |= watch.figures(found["output_tok"]) | ({} if share is None else {"decode_share": share})
-    failed = [request for request in requests if request.error is not None]
+    found |= figures(requests, workload.max_tokens, latency)
     return Run(
         target=target.name,
         workload=workload.name,
         load=load,
         repetition=repetition,
-        figures=found,
-        error_kinds=dict(Counter(request.error_kind for request in failed)),
+        figures=found | watch.figures(found["output_tok"]),
+        error_kinds=dict(Counter(request.error_kind for request in requests if request.error is not None)),
         gaps=gap_histogram(gap for request in requests if request.error is None for gap in request.gaps_s),
         memory=tuple(_memory(watch)),
         power=tuple(PowerSample(look.t_s, look.power_w) for look in watch.looks if look.power_w is not None),
         predicted=predicted or {},
     )
+
+
+class _CpuShare:
+    """Of one core, since it was made, what this process has used."""
+
+    def __init__(self) -> None:
+        self._start_s, self._start_cpu_s = time.perf_counter(), time.process_time()
+
+    def share(self) -> float:
+        return (time.process_time() - self._start_cpu_s) / (time.perf_counter() - self._start_s)
 
 
 async def _steps(target: Target) -> Steps | None:

@@ -25,6 +25,7 @@ class FakeServer:
     breaks_after: int | None = None
     fails_after: int | None = None
     is_stuck: bool = False
+    engine: str = ""
     says_bytes: bytes | None = None
     thoughts: tuple[str, ...] = ()
     says: tuple[str, ...] | None = None
@@ -59,7 +60,8 @@ class FakeServer:
         if self.status != 200:
             return web.Response(status=self.status, text="no room")
         await self._all_here.wait()
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        headers = {"Content-Type": "text/event-stream"} | ({"x-engine": self.engine} if self.engine else {})
+        answer = web.StreamResponse(headers=headers)
         await answer.prepare(request)
         if self.is_stuck:
             await asyncio.Event().wait()

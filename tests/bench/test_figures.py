@@ -93,6 +93,12 @@ def test_lateness_is_told_where_there_was_a_time_to_be_sent_at() -> None:
     assert (found["late_sends"], found["late_s_max"]) == (1, 0.5)
 
 
+def test_engines_behind_a_gateway_are_counted() -> None:
+    assert "engines" not in figures([request(0.0, 1.0)], 3, TARGET)
+    requests = [request(0.0, 1.0, engine=name) for name in ("vllm", "vllm", "llama.cpp")]
+    assert figures(requests, 3, TARGET)["engines"] == 2
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=60), st.sampled_from((50, 95, 99)))
 def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
     wanted = float(np.percentile(values, percent))

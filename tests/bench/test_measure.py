@@ -73,6 +73,7 @@ async def test_a_run_tells_what_it_was_and_how_it_went(start: Start) -> None:
     assert (run.figures["output_tok"], run.figures["prompt_tok"], run.figures["cached_tok"]) == (8, 40, 6)
     assert (run.figures["ttft_s_p50"], run.figures["gap_s_p99"], run.figures["decode_share"]) == (1, 1, 0.9)
     assert run.figures["rss_peak_bytes"] > 0
+    assert run.figures["client_cpu_share"] > 0
     assert run.gaps is not None
     assert sum(run.gaps.counts) == 6
     assert len(run.memory) >= 2
@@ -130,3 +131,8 @@ async def test_thinking_is_switched_for_the_template_and_its_end_is_told(start: 
     assert fake.bodies[0]["chat_template_kwargs"] == {"enable_thinking": is_on}
     assert run.figures["ttft_s_p50"] == 1
     assert run.figures.get("content_ttft_s_p50") == (4 if is_on else None)
+
+
+async def test_who_answered_behind_a_gateway_is_counted(start: Start) -> None:
+    run = await measure(await start(FakeServer(engine="vllm")), short_chat(), ClosedLoad(1), people=2, seed="a")
+    assert run.figures["engines"] == 1

@@ -20,7 +20,7 @@ import orjson
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from pydantic.json_schema import GenerateJsonSchema
 
-from bench.redaction import argv_without_secrets, url_without_secrets
+from bench.redaction import argv_without_secrets, table_without_secrets, url_without_secrets
 
 SCHEMA: Final = "gguf-server-bench/1"
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -268,7 +268,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def _published(target: TargetRecord) -> TargetRecord:
-    return replace(target, url=url_without_secrets(target.url), argv=argv_without_secrets(target.argv))
+    return replace(
+        target,
+        url=url_without_secrets(target.url),
+        argv=argv_without_secrets(target.argv),
+        engine_table=table_without_secrets(target.engine_table),
+    )
 
 
 def _problems(exc: ValidationError) -> list[str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 REDACTED: Final = "[redacted]"
-_SECRET_WORDS: Final = frozenset({"apikey", "authorization", "credential", "key", "password", "secret", "token"})
+_SECRET_WORDS: Final = frozenset({
+    "apikey", "auth", "authorization", "credential", "credentials", "key", "keys", "passphrase", "passwd", "password",
+    "secret", "token",
+})  # fmt: skip
+_OPTION: Final = re.compile(r"--[a-z][a-z-]*(=.*)?", re.DOTALL)
 _BEARER: Final = re.compile(r"(?i)\b(bearer|basic|authorization:)\s+\S.*")
 _ASSIGNMENT: Final = re.compile(r"(?P<name>-{0,2}[A-Za-z][\w-]*)=(?P<value>.+)", re.DOTALL)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
@@ -20,13 +24,18 @@ def argv_without_secrets(argv: Sequence[str]) -> tuple[str, ...]:
     cleaned: list[str] = []
     is_value = False
     for argument in argv:
-        if is_value and not argument.startswith("--"):
+        if is_value and not _OPTION.fullmatch(argument):
             cleaned.append(REDACTED)
             is_value = False
             continue
         cleaned.append(_argument(argument))
         is_value = argument.startswith("-") and "=" not in argument and _is_secret(argument)
     return tuple(cleaned)
+
+
+def table_without_secrets(table: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+    """The same for settings, by their names."""
+    return {name: _setting(name, value) if isinstance(value, str) else value for name, value in table.items()}
 
 
 def url_without_secrets(url: str) -> str:
@@ -49,6 +58,10 @@ def _argument(argument: str) -> str:
     if _BEARER.search(argument):
         return _BEARER.sub(REDACTED, argument)
     return _without_home(_URL.sub(lambda found: url_without_secrets(found[0]), argument))
+
+
+def _setting(name: str, value: str) -> str:
+    return REDACTED if _is_secret(name) else _argument(value)
 
 
 def _is_secret(name: str) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
-from bench.record import GAP_EDGES_S, RecordError, Report, dump, gap_histogram, json_schema, parse, read, write
+from bench.record import GAP_EDGES_S, RecordError, Report, Scalar, dump, gap_histogram, json_schema, parse, read, write
 from bench.redaction import argv_without_secrets, url_without_secrets
 from tests.bench.sample_result import SAMPLE, report
 
@@ -101,8 +101,13 @@ def test_every_gap_is_in_the_histogram_between_the_right_edges(gaps_s: list[floa
 
 
 def test_keys_in_command_lines_and_addresses_are_not_published(sample: Report) -> None:
-    argv = ("serve", "--api-key", "sk-1", "--hf-token=sk-2", "HF_TOKEN=sk-3", "-H", "Authorization: Bearer sk-4")
-    target = replace(sample.targets[0], argv=argv, url="https://me:sk-5@host:8/v1?key=sk-6#sk-7")
+    argv = (
+        *("serve", "--api-key", "sk-1", "--hf-token=sk-2", "HF_TOKEN=sk-3", "-H", "Authorization: Bearer sk-4"),
+        *("--api-key", "--sk-8x", "KEYS=sk-9"),
+    )
+    table: dict[str, Scalar] = {"kind": "openai", "api_key": "sk-10", "url": "http://sk-11@host/", "n_batch": 5}
+    url = "https://me:sk-5@host:8/v1?key=sk-6#sk-7"
+    target = replace(sample.targets[0], argv=argv, url=url, engine_table=table)
     data = dump(replace(sample, targets=(target, *sample.targets[1:])))
     assert b"sk-" not in data
     assert parse(data).targets[0].url == "https://host:8/v1"

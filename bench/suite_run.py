@@ -15,7 +15,7 @@ import psutil
 from bench import asked
 from bench.crew import Crew, Failures
 from bench.display import Display
-from bench.drive import drive
+from bench.drive import drive, people_of
 from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
 from bench.machine import card_of, describe
@@ -178,7 +178,9 @@ class _PartRun:
         except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError) as error:
             raise self._useless(name, f"does not tell its model: {type(error).__name__}") from error
         scenario = replace(words(8, 16, is_chat=True), timeout_s=_WARM_UP_LIMIT_S)
-        [person] = await drive(recipe.target, scenario, ClosedLoad(1), people=1, seed=f"{self._setup.seed}/warm-up")
+        seed = f"{self._setup.seed}/warm-up"
+        [person] = people = people_of(scenario, seed, 1)
+        await drive(recipe.target, scenario, ClosedLoad(1), people, seed=seed)
         problem = person.turns[-1].error_kind
         if problem and problem != _WRONG_ANSWER:  # what it says does not matter here
             raise self._useless(name, f"failed its warm-up: {problem}")

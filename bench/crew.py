@@ -104,8 +104,19 @@ class Crew:
                 return (await asyncio.to_thread(processes.listening_at, url)).pid
         return None
 
+    async def rss_bytes(self, name: str) -> int | None:
+        """Of the target's server and its children now; None where nobody can tell."""
+        pid = await self.process_of(name)
+        return None if pid is None else await asyncio.to_thread(_rss_bytes, pid)
+
     async def _stop(self, name: str) -> None:
         """The last started first."""
         async with AsyncExitStack() as all_of_them:
             for server in self._running.get(name, []):
                 all_of_them.push_async_callback(server.stop)
+
+
+def _rss_bytes(pid: int) -> int | None:
+    with suppress(psutil.Error):
+        return sum(process.memory_info().rss for process in processes.family(psutil.Process(pid)))
+    return None

@@ -55,10 +55,6 @@ class PeerBuilds:
     def litellm(self) -> Path:
         return self.work / "litellm-venv" / "bin" / "litellm"
 
-    @property
-    def vllm(self) -> Path | None:
-        return self.vllm_python.absolute().with_name("vllm") if self.vllm_python else None
-
     def python_of(self, peer: str) -> Path | None:
         """The interpreter that has the peer's packages; None for llama-server, which needs none."""
         pythons = {
@@ -83,10 +79,10 @@ class PeerBuilds:
         return f"there is no {program}: python -m bench.peers {action} --work {self.work}"
 
     def _missing_vllm(self) -> str | None:
-        if self.vllm is None or self.vllm_model is None:
+        if self.vllm_python is None or self.vllm_model is None:
             return "give --vllm-python and --vllm-model, or use make bench-peers, which installs both"
-        if not self.vllm.is_file():
-            return f"there is no {self.vllm}: name the interpreter of an environment that has vLLM"
+        if not self.vllm_python.is_file():
+            return f"there is no {self.vllm_python}: name the interpreter of an environment that has vLLM"
         if not (self.vllm_model / "config.json").is_file():
             return f"{self.vllm_model} is no Hugging Face folder: it has no config.json"
         return None

@@ -30,6 +30,7 @@ _VLLM_ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",  # a folder here that is named vllm is not vLLM
 }
 
 
@@ -77,7 +78,8 @@ class Setting:
 
     def _vllm(self) -> list[str]:
         """On a processor it takes the cores it finds; a number of threads cannot be given."""
-        line = [str(self.builds.vllm), "serve", str(self.builds.vllm_model), "--dtype", "bfloat16", "--enforce-eager"]
+        program = [str(self.builds.vllm_python), "-m", "vllm.entrypoints.cli.main"]
+        line = [*program, "serve", str(self.builds.vllm_model), "--dtype", "bfloat16", "--enforce-eager"]
         return [*line, "--max-model-len", str(self.n_ctx_seq), "--max-num-seqs", str(self.n_parallel)]
 
 

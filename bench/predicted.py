@@ -20,6 +20,8 @@ from weights.load_settings import LoadSettings
 from weights.memory_plan import UnplannedModel, plan_memory
 from weights.refs import WeightsMissing, resolve
 
+RSS_LOADED: Final = "rss_loaded_bytes"
+"""Before anybody but the warm-up has asked: what caches of prompts take later is not in a plan."""
 _MEMORY_ERROR: Final = 0.1
 _PROGRAM_BYTES: Final[Mapping[str, int]] = {"llamacpp": 130 << 20, "llama-server": 30 << 20}
 """Interpreter, libraries and tables of the engines that the planner knows: what they hold beside the plan."""
@@ -39,7 +41,7 @@ def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicte
         return {}
     if card is not None:
         return {"gpu_peak_bytes": Predicted(float(plan.gpu_bytes), _MEMORY_ERROR)}
-    return {"rss_peak_bytes": Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
+    return {RSS_LOADED: Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
 
 
 def load_settings(settings: Mapping[str, Any], n_ctx_seq: int, n_parallel: int) -> LoadSettings:

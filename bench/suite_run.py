@@ -20,7 +20,7 @@ from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
 from bench.machine import card_of, describe
 from bench.measure import measure
-from bench.predicted import predicted_memory
+from bench.predicted import RSS_LOADED, predicted_memory
 from bench.probes import Probes
 from bench.recipes import NotHere, Place, Recipe, prepare
 from bench.record import ClosedLoad, Machine, Report, Run, TargetRecord, WorkloadRecord
@@ -119,6 +119,7 @@ class _PartRun:
         self._recipes: dict[str, Recipe] = {}
         self._failures = Failures()
         self._density: Density | None = None
+        self._rss_loaded: dict[str, int | None] = {}
 
     async def prepare(self) -> list[Block]:
         """What is to be done with the targets that are here."""
@@ -185,6 +186,7 @@ class _PartRun:
         if problem and problem != _WRONG_ANSWER:  # what it says does not matter here
             raise self._useless(name, f"failed its warm-up: {problem}")
         self._recipes[name] = recipe
+        self._rss_loaded[name] = await crew.rss_bytes(name)
         try:
             self._setup.results.targets[name] = await describe(recipe, await crew.process_of(name))
         except OSError as error:
@@ -211,7 +213,7 @@ class _PartRun:
         cards = frozenset() if (card := card_of(recipe)) is None else frozenset({card.index})
         self._setup.display.begin(slot)
         try:
-            return await measure(
+            run = await measure(
                 recipe.target,
                 asked.scenario(slot.workload, density, self._setup.suite.request_timeout_s),
                 slot.load,
@@ -224,6 +226,8 @@ class _PartRun:
             )
         except psutil.NoSuchProcess:
             return _without_figures(slot, DIED)
+        loaded = self._rss_loaded[slot.target]
+        return run if loaded is None else replace(run, figures={**run.figures, RSS_LOADED: float(loaded)})
 
     async def _density_for(self, slot: Slot, recipe: Recipe) -> Density:
         """Tokens per character, counted once by the first target that is asked for a length: all get the same texts."""

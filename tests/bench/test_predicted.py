@@ -22,7 +22,7 @@ WORKER = Recipe(
 
 def test_a_worker_on_the_processor_is_predicted_by_what_its_process_holds() -> None:
     [(figure, predicted)] = predicted_memory(WORKER, None).items()
-    assert figure == "rss_peak_bytes"
+    assert figure == "rss_loaded_bytes"
     assert 0.38 * GIB < predicted.value < 0.46 * GIB
     longer = replace(WORKER, settings={"kind": "llamacpp", "n_ctx_total": 16384})
     assert predicted_memory(longer, None)[figure].value > predicted.value

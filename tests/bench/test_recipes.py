@@ -37,7 +37,7 @@ def recipe(place: Place, *targets: Mapping[str, object]) -> Recipe:
 def place(tmp_path: Path) -> Place:
     """With every peer in it, as far as a look at the files can tell."""
     builds = PeerBuilds(tmp_path, tmp_path / "vllm" / "python", tmp_path / "model")
-    for path in (builds.llama_server, builds.llama_cpp_python, builds.litellm, tmp_path / "vllm" / "vllm"):
+    for path in (builds.llama_server, builds.llama_cpp_python, builds.litellm, tmp_path / "vllm" / "python"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (tmp_path / "model").mkdir()

@@ -61,6 +61,7 @@ class Shape:
 
 
 SHAPES: Final = {
+    "smollm2-135m": Shape("llama", 49152, 576, 30, 1536, 9, 3, 64, 8192, tied=True),
     "llama-2-7b": Shape("llama", 32000, 4096, 32, 11008, 32, 32, n_ctx_train=4096),
     "llama-2-13b": Shape("llama", 32000, 5120, 40, 13824, 40, 40, n_ctx_train=4096),
     "mistral-7b": Shape("llama", 32000, 4096, 32, 14336, 32, 8),
@@ -82,6 +83,9 @@ SHAPES: Final = {
     "gpt-oss-20b": Shape(
         "gpt-oss", 201088, 2880, 24, 2880, 64, 8, 64, 131072, qkv_bias=True, n_swa=128, full_period=2,
         experts=Experts(32, 4, 2880),
+    ),
+    "gemma-3-270m": Shape(
+        "gemma3", 262144, 640, 18, 2048, 4, 1, 256, tied=True, qk_norm=True, n_swa=512, full_period=6
     ),
     "gemma-3-1b": Shape("gemma3", 262144, 1152, 26, 6912, 4, 1, 256, tied=True, qk_norm=True, n_swa=512, full_period=6),
     "gemma-3-4b": Shape(

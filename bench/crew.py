@@ -17,6 +17,7 @@ from bench.recipes import Recipe
 from bench.servers import RunningServer
 
 _MOST_FAILURES: Final = 2
+_DEATH_S: Final = 1.0
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -83,10 +84,10 @@ class Crew:
         servers = self._running.get(name, [])
         return not servers or any(server.pid is None for server in servers)
 
-    def death(self, name: str) -> str | None:
-        """How a server of the target ended by itself after it was ready; told once."""
+    async def death(self, name: str) -> str | None:
+        """How a server of the target ended by itself after it was ready; told once. To be asked where a run failed."""
         for server in self._running.get(name, []):
-            if (ending := server.ending()) is not None and server not in self._mourned:
+            if server not in self._mourned and (ending := await server.ending(within_s=_DEATH_S)) is not None:
                 self._mourned.add(server)
                 problem = f"{server.server.target.name} {ending}"
                 self._failures.add(name, problem)

@@ -94,9 +94,17 @@ class RunningServer:
             _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
 
-    def ending(self) -> str | None:
-        """How it ended by itself; None while it runs, or where it was never started."""
-        if self._process is None or self._process.returncode is None:
+    async def ending(self, *, within_s: float) -> str | None:
+        """How it ended by itself; None where it runs on for so long, or was never started.
+
+        A connection breaks some time before the process is gone.
+        """
+        if self._process is None:
+            return None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._process.wait()
+        if self._process.returncode is None:
             return None
         return f"ended with {self._process.returncode}, see {self._log}{self._last_words()}"
 

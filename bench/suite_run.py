@@ -201,7 +201,7 @@ class _PartRun:
             run = _without_figures(slot, NOT_READY)
         else:
             run = await self._measure(crew, slot)
-            if (death := crew.death(slot.target)) is not None:
+            if run.error_kinds and (death := await crew.death(slot.target)) is not None:
                 self._setup.note(f"{death} (during {slot.workload.name})")
                 run = replace(run, error_kinds={**run.error_kinds, DIED: 1})
         self._setup.display.end(slot, run)

@@ -13,18 +13,29 @@ from typing import Any, Final
 
 from bench.gpus import Card
 from bench.recipes import Recipe
-from bench.record import Predicted
+from bench.record import ClosedLoad, Predicted
+from bench.schedule import Slot
+from weights import cards, cpu_probe
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
 from weights.load_settings import LoadSettings
 from weights.memory_plan import UnplannedModel, plan_memory
 from weights.refs import WeightsMissing, resolve
+from weights.speed_plan import SpeedPlan, plan_speed, plan_vllm_speed
 
 RSS_LOADED: Final = "rss_loaded_bytes"
 """Before anybody but the warm-up has asked: what caches of prompts take later is not in a plan."""
 _MEMORY_ERROR: Final = 0.1
+_SHORT_PROMPT: Final = 100
+_LONG_PROMPT: Final = 256
+"""Tokens: before that, the time to the first token is not that of the prompt's arithmetic."""
 _PROGRAM_BYTES: Final[Mapping[str, int]] = {"llamacpp": 130 << 20, "llama-server": 30 << 20}
 """Interpreter, libraries and tables of the engines that the planner knows: what they hold beside the plan."""
+
+
+def predicted(recipe: Recipe, slot: Slot, card: Card | None, n_threads: int) -> Mapping[str, Predicted]:
+    """`card` is the one it computes on; without, the processor with so many threads. Blocks for a second at most."""
+    return {**predicted_memory(recipe, card), **predicted_speed(recipe, slot, card, n_threads)}
 
 
 def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicted]:
@@ -42,6 +53,40 @@ def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicte
     if card is not None:
         return {"gpu_peak_bytes": Predicted(float(plan.gpu_bytes), _MEMORY_ERROR)}
     return {RSS_LOADED: Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
+
+
+def predicted_speed(recipe: Recipe, slot: Slot, card: Card | None, n_threads: int) -> Mapping[str, Predicted]:
+    """Of one stream alone. Without a card the processor is tried out, once in a process and for a third of a second."""
+    model = model_of(recipe)
+    kind = str(recipe.settings.get("kind"))
+    if model is None or kind not in (*_PROGRAM_BYTES, "vllm") or slot.load != ClosedLoad(1):
+        return {}
+    known = cpu_probe.measure(n_threads) if card is None else cards.find(card.name, card.memory_bytes)
+    if known is None:
+        return {}
+    n_prompt, n_output = (_number(slot.workload.options.get(name)) for name in ("n_prompt", "max_tokens"))
+    plan = _speed(recipe, model, known, context=(n_prompt or _SHORT_PROMPT) + n_output // 2)
+    if plan is None:
+        return {}
+    found = {"decode_tok_per_s_p50": Predicted(plan.decode_tokens_per_s, plan.decode_relative_error)}
+    if n_prompt >= _LONG_PROMPT and (plan := _speed(recipe, model, known, context=n_prompt)) is not None:
+        found["prefill_tok_per_s_p50"] = Predicted(plan.prompt_tokens_per_s, plan.prompt_relative_error)
+    return found
+
+
+def _number(option: object) -> int:
+    return option if isinstance(option, int) else 0
+
+
+def _speed(recipe: Recipe, model: GgufModel, card: cards.Card, *, context: int) -> SpeedPlan | None:
+    settings = recipe.settings
+    types = {key: settings.get(f"cache_{key}", "f16") for key in ("type_k", "type_v")}
+    try:
+        if settings.get("kind") == "vllm":
+            return plan_vllm_speed(model, card, context=context)
+        return plan_speed(model, card, context=context, **types)
+    except ValueError:
+        return None
 
 
 def load_settings(settings: Mapping[str, Any], n_ctx_seq: int, n_parallel: int) -> LoadSettings:

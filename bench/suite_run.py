@@ -20,7 +20,7 @@ from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
 from bench.machine import card_of, describe
 from bench.measure import measure
-from bench.predicted import RSS_LOADED, predicted_memory
+from bench.predicted import RSS_LOADED, predicted
 from bench.probes import Probes
 from bench.recipes import NotHere, Place, Recipe, prepare
 from bench.record import ClosedLoad, Machine, Report, Run, TargetRecord, WorkloadRecord
@@ -211,6 +211,7 @@ class _PartRun:
         recipe = self._recipes[slot.target]
         density = await self._density_for(slot, recipe)
         cards = frozenset() if (card := card_of(recipe)) is None else frozenset({card.index})
+        plan = await asyncio.to_thread(predicted, recipe, slot, card, self._setup.place.threads)
         self._setup.display.begin(slot)
         try:
             run = await measure(
@@ -221,7 +222,7 @@ class _PartRun:
                 people=slot.people,
                 seed=f"{self._setup.seed}/{slot.seed}",
                 repetition=slot.repetition,
-                predicted=await asyncio.to_thread(predicted_memory, recipe, card),
+                predicted=plan,
                 on_answer=lambda _request: self._setup.display.answered(),
             )
         except psutil.NoSuchProcess:

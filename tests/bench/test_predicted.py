@@ -5,8 +5,11 @@ from pathlib import Path
 
 from bench.gpus import Card
 from bench.load import Target
-from bench.predicted import predicted_memory
+from bench.predicted import predicted_memory, predicted_speed
 from bench.recipes import Recipe
+from bench.record import ClosedLoad
+from bench.schedule import Slot
+from bench.suite import WorkloadSpec
 from weights.refs import resolve
 
 GIB = 2**30
@@ -29,10 +32,36 @@ def test_a_worker_on_the_processor_is_predicted_by_what_its_process_holds() -> N
 
 
 def test_an_engine_on_a_card_is_predicted_by_what_it_holds_there() -> None:
-    card = Card(0, "NVIDIA GeForce RTX 3060", 12 * GIB, "580.1", "13.0")
-    [(figure, predicted)] = predicted_memory(WORKER, card).items()
+    [(figure, predicted)] = predicted_memory(WORKER, CARD).items()
     assert figure == "gpu_peak_bytes"
     assert 0.6 * GIB < predicted.value < 1.2 * GIB
+
+
+CARD = Card(0, "NVIDIA GeForce RTX 3060", 12 * GIB, "580.1", "13.0")
+
+
+def slot(n_prompt: int = 0, streams: int = 1) -> Slot:
+    options = {"n_prompt": n_prompt, "max_tokens": 64}
+    workload = WorkloadSpec.model_validate({"name": "w", "kind": "words", "options": options, "streams": [1]})
+    return Slot("w", workload, ClosedLoad(streams), 1, 0)
+
+
+def test_speed_is_predicted_for_one_stream_and_that_of_prompts_where_they_are_long() -> None:
+    [(figure, short)] = predicted_speed(WORKER, slot(), CARD, 1).items()
+    assert figure == "decode_tok_per_s_p50"
+    assert short.relative_error
+    found = predicted_speed(WORKER, slot(n_prompt=2000), CARD, 1)
+    assert list(found) == ["decode_tok_per_s_p50", "prefill_tok_per_s_p50"]
+    assert found["decode_tok_per_s_p50"].value < short.value
+    assert predicted_speed(WORKER, slot(streams=2), CARD, 1) == {}
+    assert predicted_speed(WORKER, slot(), replace(CARD, name="NVIDIA Toaster"), 1) == {}
+    vllm = predicted_speed(replace(WORKER, settings={"kind": "vllm"}), slot(), CARD, 1)
+    assert vllm[figure].value < short.value
+
+
+def test_without_a_card_the_processor_is_tried_out_and_vllm_not_predicted() -> None:
+    assert predicted_speed(WORKER, slot(), None, 1)["decode_tok_per_s_p50"].value > 1
+    assert predicted_speed(replace(WORKER, settings={"kind": "vllm"}), slot(), None, 1) == {}
 
 
 def test_nothing_is_predicted_of_what_the_planner_does_not_know(tmp_path: Path) -> None:

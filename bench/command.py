@@ -13,7 +13,7 @@ ACTIONS: Final = {
     "compare": ("bench.compare", "hold one result against another, with confidence intervals"),
     "suggest": ("bench.suggest", "propose the order of a service's engines from a result"),
 }
-_EXTRA: Final = frozenset({"psutil", "jsonschema", "matplotlib"})
+_EXTRA: Final = frozenset({"psutil", "jsonschema", "matplotlib", "rich"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ operator names: so an engine is measured as it is served, and its command line i
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,18 +28,27 @@ class PresetError(Exception):
 
 
 def read_service(preset: str, config: Path | None) -> dict[str, Any]:
-    """All settings in force of the service of that name. Blocks for a second. Raises `PresetError`."""
-    given = ["--config", str(config.resolve())] if config else []
-    line = [*GATEWAY, "config", "show", "--format", "json", "--preset", preset, *given]
-    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    """All settings in force of a service: the operator's own that goes by this preset, else the preset as it is.
+
+    Blocks for a second or two. Raises `PresetError`.
+    """
+    if config is not None:
+        for name, service in _shown("--config", str(config.resolve())).items():
+            if preset in (name, service.get("preset")):
+                return service
+    return _shown("--preset", preset)[preset]
+
+
+def _shown(*given: str) -> dict[str, dict[str, Any]]:
+    """The services as `gguf-server config show` tells them."""
+    line = [*GATEWAY, "config", "show", "--format", "json", *given]
     try:
-        done = subprocess.run(line, capture_output=True, timeout=_LIMIT_S, check=False, env=environment)
+        done = subprocess.run(line, capture_output=True, timeout=_LIMIT_S, check=False)
         if done.returncode != 0:
-            raise PresetError(f"preset {preset!r}: {done.stderr.decode(errors='replace').strip()[-400:]}")
-        service = orjson.loads(done.stdout)["services"][preset]
+            raise PresetError(f"{' '.join(given)}: {done.stderr.decode(errors='replace').strip()[-400:]}")
+        return dict(_without_nothing(orjson.loads(done.stdout)["services"]))
     except (OSError, subprocess.TimeoutExpired, orjson.JSONDecodeError, LookupError) as error:
-        raise PresetError(f"preset {preset!r} cannot be read: {type(error).__name__}: {error}") from error
-    return dict(_without_nothing(service))
+        raise PresetError(f"{' '.join(given)} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def with_one_engine(service: Mapping[str, Any], kind: str, device: str | None) -> dict[str, Any]:

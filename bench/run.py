@@ -27,7 +27,7 @@ from bench.machine import cards_here, this_machine
 from bench.peer_builds import PeerBuilds
 from bench.plots import PlotsMissingError
 from bench.recipes import Place
-from bench.record import write
+from bench.record import RecordError, write
 from bench.report import write_reports
 from bench.side_by_side import parse_target
 from bench.suite import Suite, SuiteError, Url, read_suite, suite_names
@@ -91,6 +91,9 @@ def carry_out(order: Order, note: str | None) -> int:
         except SuiteError as error:
             print(f"bench run: {error}", file=sys.stderr)
             return 2
+        except (RecordError, OSError) as error:
+            print(f"bench run: the result cannot be kept: {error}", file=sys.stderr)
+            return 1
     _write_all(results, order.folder)
     if was_interrupted:
         return INTERRUPTED

@@ -100,8 +100,8 @@ def test_a_preset_is_served_as_the_gateway_reads_it_with_one_engine(place: Place
 
 def test_the_operators_own_configuration_says_where_vllm_and_the_weights_are(tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
-    engine = '[[services.qwen3.engines]]\nkind = "vllm"\npython = "/opt/python"\n'
-    own.write_text(f'[services.qwen3]\nweights = "/models/q.gguf"\n{engine}')
+    engine = '[[services.ward.engines]]\nkind = "vllm"\npython = "/opt/python"\n'
+    own.write_text(f'[services.ward]\npreset = "qwen3"\nweights = "/models/q.gguf"\n{engine}')
     service = presets.with_one_engine(presets.read_service("qwen3", own), "vllm", None)
     assert service["weights"] == "/models/q.gguf"
     assert service["engines"][0]["python"] == "/opt/python"

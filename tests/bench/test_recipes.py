@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from bench import presets
+from bench import peer_builds, presets
 from bench.peer_builds import PeerBuilds
 from bench.recipes import NotHere, Place, Recipe, prepare
 from bench.suite import Part, Suite, TargetSpec
@@ -144,3 +144,21 @@ def test_a_configuration_of_litellm_names_the_variables_that_hold_the_keys(place
     text = (place.folder / "l.yaml").read_text()
     assert '"master_key":"os.environ/LITELLM_MASTER_KEY"' in text
     assert '"model":"openai/m"' in text
+
+
+def test_peers_that_are_built_are_not_built_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise AssertionError("it was built already")
+
+    for path in (place.peers.llama_batched_bench, place.folder / "llama-cpp-python-venv" / "made-of.txt"):
+        path.touch()
+    (place.folder / "litellm-venv" / "made-of.txt").touch()
+    monkeypatch.setattr("subprocess.run", refuse)
+    peer_builds.build(place.peers, "0.3.36", jobs=1)
+    peer_builds.build_litellm(place.peers, "1.106.2")
+
+
+def test_building_tells_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FileNotFoundError, match="cmake is not installed"):
+        peer_builds.build(PeerBuilds(tmp_path), "0.3.36", jobs=1)

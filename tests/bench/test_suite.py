@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -8,7 +9,7 @@ from bench import asked
 from bench.lengths import TYPICAL
 from bench.record import ClosedLoad, OpenLoad
 from bench.schedule import blocks
-from bench.suite import Preset, Suite, SuiteError, parse_suite, read_suite, suite_names
+from bench.suite import Preset, Suite, SuiteError, TargetSpec, parse_suite, read_suite, suite_names
 from gguf_server.config import read_preset
 from weights import cards
 
@@ -137,3 +138,14 @@ def test_a_suite_is_found_by_its_name_or_its_file(tmp_path: Path) -> None:
         read_suite("gpu")
     with pytest.raises(SuiteError, match=r"nowhere\.toml"):
         read_suite(str(tmp_path / "nowhere.toml"))
+
+
+def test_the_documentation_shows_a_suite_that_can_be_run_and_every_kind_there_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "bench-suites.md").read_text()
+    [part] = suite(text.split("```toml\n")[1].split("```")[0]).parts
+    for workload in part.workloads:
+        asked.scenario(workload, TYPICAL, 60)
+    fields = [spec.model_fields["kind"] for spec in get_args(get_args(TargetSpec)[0])]
+    kinds = {str(kind) for field in fields for kind in get_args(field.annotation)}
+    for kind in (*asked.KINDS, *kinds):
+        assert f"`{kind}`" in text

@@ -72,7 +72,8 @@ async def identify(
 ) -> TargetRecord:
     """What is told here goes before what is found out. Reads all of `files`, each once in a process's life.
 
-    Raises `OSError` for a file that cannot be read.
+    Of a model that is called by its path, as llama-server does, the file's name is kept. Raises `OSError` for a file
+    that cannot be read.
     """
     said = await ask(target)
     if card is None and pid is not None:
@@ -82,7 +83,7 @@ async def identify(
         url=target.url,
         engine=engine or said.engine or UNKNOWN,
         engine_version=said.version or None,
-        model=target.model,
+        model=Path(target.model).name if target.model.startswith("/") else target.model,
         files=tuple([await asyncio.to_thread(file_record, path) for path in files]),
         card=card.name if card else None,
         card_memory_bytes=card.memory_bytes if card else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -58,25 +58,20 @@ async def _count(target: Target, text: str) -> int:
 
 def record(language: Language, seed: str, n_tokens: int, density: Density) -> str:
     """A record with the task at its end, in so many tokens with what is around it, or a little fewer."""
-    text = _cut(lines(language, seed), n_tokens - density.n_around, density.tokens_per_char[language])
-    return f"{text}\n\n{TASKS[language]}"
+    sentences = ((language, line) for line in lines(language, seed))
+    return f"{text_of(sentences, n_tokens - density.n_around, density)}\n\n{TASKS[language]}"
 
 
-def text_of(sentences: Iterable[str], languages: Sequence[Language], n_tokens: int, density: Density) -> str:
-    """The first of the sentences, which are in these languages in equal parts."""
-    mean = sum(density.tokens_per_char[language] for language in languages) / len(languages)
-    return _cut(sentences, n_tokens, mean)
-
-
-def _cut(sentences: Iterable[str], n_tokens: int, tokens_per_char: float) -> str:
-    """Whole sentences as long as they fit, and of the next as much as does."""
-    n_chars = int(n_tokens * (1 - _MARGIN) / tokens_per_char)
+def text_of(sentences: Iterable[tuple[Language, str]], n_tokens: int, density: Density) -> str:
+    """As many of the sentences as have room, and of the next as much as has."""
+    n_left = n_tokens * (1 - _MARGIN)
     kept: list[str] = []
-    for sentence in sentences:
-        if n_chars <= 0:
-            break
-        kept.append(sentence[:n_chars])
-        n_chars -= len(sentence) + 1
+    for language, sentence in sentences:
+        tokens_per_char = density.tokens_per_char[language]
+        kept.append(sentence[: max(int(n_left / tokens_per_char), 0)])
+        n_left -= (len(sentence) + 1) * tokens_per_char
+        if n_left <= 0:
+            return _joined(kept)
     return _joined(kept)
 
 

@@ -21,6 +21,7 @@ from bench.prompts import prompt, shared_prompt
 
 Clock = Callable[[], float]
 _MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+_MOST_TOKENS: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +215,17 @@ async def _receive(
             request.fail(f"http_{answer.status}", f"HTTP {answer.status}: {(await answer.text())[:200]}")
             return
         request.engine = answer.headers.get("x-engine")
-        async with aclosing(_events(answer.content)) as events:
-            async for event in events:
-                try:
-                    _note(event, request, clock)
-                except (AttributeError, TypeError) as exc:
-                    raise ValueError(f"an event that is not a completion's: {exc}") from exc
+        await _note_all(answer.content, request, clock)
+
+
+async def _note_all(content: aiohttp.StreamReader, request: Request, clock: Clock) -> None:
+    """Raises `ValueError` for what is no stream of completions."""
+    async with aclosing(_events(content)) as events:
+        async for event in events:
+            try:
+                _note(event, request, clock)
+            except (AttributeError, TypeError) as exc:
+                raise ValueError(f"an event that is not a completion's: {exc}") from exc
 
 
 async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any], None]:
@@ -251,9 +257,10 @@ def _note(event: dict[str, Any], request: Request, clock: Clock) -> None:
 
 
 def _counts_checked(usage: Mapping[str, Any]) -> Mapping[str, Any]:
-    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens"))
-    if not all(isinstance(count, int) for count in counts):
-        raise ValueError(f"usage without whole numbers of tokens: {counts}")
+    details = usage.get("prompt_tokens_details") or {}
+    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens"), details.get("cached_tokens") or 0)
+    if not all(isinstance(count, int) and 0 <= count <= _MOST_TOKENS for count in counts):
+        raise ValueError(f"usage without whole numbers of tokens: {counts}"[:200])
     return usage
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from bench import pictures, tables
 from bench.plots import Plot, svg
@@ -19,7 +18,7 @@ from bench.tables import Table
 class Section:
     title: str
     tables: tuple[Table, ...]
-    pictures: tuple[tuple[Plot, Markup], ...] = ()
+    pictures: tuple[tuple[Plot, str], ...] = ()
 
 
 def page(report: Report, *, with_plots: bool = True) -> str:
@@ -40,9 +39,7 @@ def _sections(report: Report, *, with_plots: bool) -> list[Section]:
         table = tables.results(report, workload.name)
         if table.rows:
             drawn = pictures.plots(report, workload.name) if with_plots else ()
-            # A plot escapes its own texts, and its markup is to stay.
-            shown = tuple((plot, Markup(svg(plot))) for plot in drawn)  # noqa: S704
-            found.append(Section(printable(workload.name), (table,), shown))
+            found.append(Section(printable(workload.name), (table,), tuple((plot, svg(plot)) for plot in drawn)))
     for title, of_title in (("Predicted", tables.predictions(report)), ("Errors", tables.errors(report))):
         if of_title is not None:
             found.append(Section(title, (of_title,)))

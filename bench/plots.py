@@ -19,6 +19,7 @@ from bench.rows import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
 MISSING: Final = "plots need matplotlib: pip install 'gguf-server[bench]', or `make bench` installs it"
@@ -28,8 +29,12 @@ _MARKERS: Final = "osD^vP"
 _DASHES: Final[tuple[tuple[float, tuple[float, ...] | None], ...]] = (
     (0, None), (0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 2, 2)), (0, (1, 1)), (0, (9, 3)),
 )  # fmt: skip
-_LONGEST_LABEL: Final = 32
-_LEGEND_LINES: Final = 8
+_LONGEST_LABEL: Final = 30
+_SHORT_LABEL: Final = 16
+_LEGEND_COLUMNS: Final = 3
+_WIDTH: Final = 4.6  # inches, as the two after it
+_HEIGHT: Final = 2.9
+_LEGEND_LINE: Final = 0.17
 _STYLE: Final[dict[RcKeyType, Any]] = {
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -97,8 +102,11 @@ def svg(plot: Plot) -> str:
 
     out = io.StringIO()
     with rc_context(_STYLE), _any_glyph():
-        figure = Figure(figsize=(4.6, 3.1), layout="constrained")
-        _draw(figure.subplots(), plot)
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        axes = figure.subplots()
+        _draw(axes, plot)
+        if len(plot.lines) > 1:
+            _legend(figure, axes, plot)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", transparent=True, metadata=nothing)
     return _inlined(out.getvalue(), plot)
@@ -130,12 +138,14 @@ def _draw(axes: Axes, plot: Plot) -> None:
         axes.minorticks_off()
     if plot.y_from_zero:
         axes.set_ylim(bottom=0)
-    if len(plot.lines) > 1:
-        handles = axes.get_lines()[: len(plot.lines)]
-        labels = [_label(line.name) for line in plot.lines]
-        columns = math.ceil(len(labels) / _LEGEND_LINES)
-        legend = axes.legend(handles, labels, loc="best", ncols=columns, fontsize="small" if columns > 1 else None)
-        legend.set_in_layout(False)
+
+
+def _legend(figure: Figure, axes: Axes, plot: Plot) -> None:
+    """Above the axes: it would cover lines within them."""
+    labels = [_label(line.name) for line in plot.lines]
+    columns = _LEGEND_COLUMNS if max(map(len, labels)) <= _SHORT_LABEL else _LEGEND_COLUMNS - 1
+    figure.legend(axes.get_lines(), labels, loc="outside upper left", ncols=columns, fontsize="small")
+    figure.set_figheight(_HEIGHT + _LEGEND_LINE * math.ceil(len(labels) / columns))
 
 
 def _draw_line(axes: Axes, plot: Plot, line: Line) -> None:

@@ -9,7 +9,6 @@ nor texts, and of an error its kind alone. The schema's version is in the file; 
 from __future__ import annotations
 
 import json
-import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,8 @@ Text = Annotated[str, StringConstraints(max_length=4000)]
 Word = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 """A figure's name with its unit, such as `ttft_s_p95`; or an error's kind, such as `http_429`."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Number = Annotated[float, Field(ge=-1e15, le=1e15)]
 Scalar = bool | int | float | Text
 
 
@@ -45,7 +45,7 @@ class Gpu:
     name: Name
     memory_bytes: Count
     driver: Text | None = None
-    power_limit_w: float | None = None
+    power_limit_w: Number | None = None
 
 
 @with_config(_STRICT)
@@ -104,7 +104,7 @@ class WorkloadRecord:
 class ClosedLoad:
     """So many clients, each sending its next request after the last."""
 
-    streams: Annotated[int, Field(ge=1)]
+    streams: Annotated[int, Field(ge=1, le=10**6)]
     kind: Literal["closed"] = "closed"
 
 
@@ -113,7 +113,7 @@ class ClosedLoad:
 class OpenLoad:
     """Requests that arrive on their own, so many a second on average."""
 
-    rate_per_s: Annotated[float, Field(gt=0)]
+    rate_per_s: Annotated[float, Field(ge=1e-6, le=1e6)]
     kind: Literal["open"] = "open"
 
 
@@ -125,7 +125,7 @@ Load = Annotated[ClosedLoad | OpenLoad, Field(discriminator="kind")]
 class GapHistogram:
     """`counts` has one more than `edges_s`: below the first edge, from each edge to the next, from the last on."""
 
-    edges_s: Annotated[tuple[float, ...], Field(max_length=1000)]
+    edges_s: Annotated[tuple[Number, ...], Field(max_length=1000)]
     counts: Annotated[tuple[Count, ...], Field(max_length=1001)]
 
 
@@ -134,7 +134,7 @@ class GapHistogram:
 class MemorySample:
     """`t_s` is seconds since the run began; None is what could not be told."""
 
-    t_s: float
+    t_s: Number
     rss_bytes: Count | None = None
     gpu_bytes: Count | None = None
 
@@ -142,14 +142,14 @@ class MemorySample:
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class PowerSample:
-    t_s: float
-    watts: float
+    t_s: Number
+    watts: Number
 
 
 @with_config(_STRICT)
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    value: float
+    value: Number
     relative_error: Annotated[float, Field(ge=0)] | None = None
     """0.15: the plan says that the measured figure lies within 15 % of the value."""
 
@@ -163,7 +163,7 @@ class Run:
     workload: Name
     load: Load
     repetition: Count
-    figures: Mapping[Word, float]
+    figures: Mapping[Word, Number]
     error_kinds: Mapping[Word, Count] = field(default_factory=dict)
     """How many requests failed, by kind, such as `http_429` or `timeout`."""
     gaps: GapHistogram | None = None
@@ -301,10 +301,5 @@ def _check(report: Report) -> None:
             raise RecordError(f"runs.{index}.gaps.edges_s: not in ascending order")
 
 
-def main() -> int:
-    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    print(json.dumps(json_schema(), indent=1, ensure_ascii=False))

@@ -79,8 +79,9 @@ def shared_system(
 ) -> Scenario:
     """The system prompt is the same for everybody and every seed."""
     spoken = chosen(languages)
-    rules = [rule for rules in zip(*(clinic.GUIDES[language] for language in spoken), strict=True) for rule in rules]
-    system = text_of(cycle(rules), spoken, n_shared, density)
+    n_rules = len(clinic.GUIDES["en"])
+    rules = [(language, clinic.GUIDES[language][number]) for number in range(n_rules) for language in spoken]
+    system = text_of(cycle(rules), n_shared, density)
 
     def script(seed: str, number: int) -> Script:
         return Script((_question(seed, number, spoken[number % len(spoken)]),), system)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,12 @@ async def test_a_target_is_recorded_with_its_files_and_card_and_what_the_caller_
 async def test_what_nobody_knows_is_unknown(start: Start) -> None:
     record = await identify(await start({}))
     assert (record.engine, record.engine_version, record.card, record.files) == ("unknown", None, None, ())
+
+
+async def test_of_a_model_that_is_called_by_its_path_the_directory_is_not_told(start: Start) -> None:
+    target = await start({})
+    assert (await identify(replace(target, model="/srv/secret/model.gguf"))).model == "model.gguf"
+    assert (await identify(replace(target, model="org/model"))).model == "org/model"
 
 
 def test_a_file_that_was_altered_has_another_hash(tmp_path: Path) -> None:

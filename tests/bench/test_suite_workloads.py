@@ -89,6 +89,9 @@ def test_the_system_prompt_is_everybodys_and_has_all_languages() -> None:
     systems = {scenario.script(seed, number).system for seed in "ab" for number in range(4)}
     [system] = systems
     assert all(clinic.GUIDES[language][0] in system for language in LANGUAGES)
+    of_language = {rule: language for language in LANGUAGES for rule in clinic.GUIDES[language]}
+    *whole, _ = system.split("\n")
+    assert 1850 <= sum(n_tokens(rule, of_language[rule]) for rule in whole) <= 2000
 
 
 def test_a_conversation_has_as_many_turns_as_asked() -> None:

@@ -76,6 +76,14 @@ class SupervisedEngine:
         self._ready_since: float | None = None
         self._load_s: float | None = None
 
+    def obstacle(self) -> EngineFailure | None:
+        """Why a start would fail, as far as that is plain beforehand. Blocks as `plan` does."""
+        try:
+            self._plan()
+        except EngineFailure as failure:
+            return failure
+        return None
+
     @property
     def name(self) -> str:
         return self._name

@@ -22,6 +22,8 @@ from weights.load_settings import LoadSettings
 from weights.memory_plan import UnplannedModel, plan_memory
 from weights.refs import WeightsMissing, resolve
 from weights.speed_plan import SpeedPlan, plan_speed, plan_vllm_speed
+from weights.vllm_memory import VllmSettings, plan_vllm
+from weights.vllm_model import VllmModel, from_gguf, read_config
 
 RSS_LOADED: Final = "rss_loaded_bytes"
 """Before anybody but the warm-up has asked: what caches of prompts take later is not in a plan."""
@@ -40,19 +42,45 @@ def predicted(recipe: Recipe, slot: Slot, card: Card | None, n_threads: int) -> 
 
 def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicted]:
     """May read the header of a file."""
-    model = model_of(recipe)
     kind = str(recipe.settings.get("kind"))
-    if model is None or kind not in _PROGRAM_BYTES or recipe.n_ctx_seq is None or recipe.n_parallel is None:
+    if recipe.n_ctx_seq is None or recipe.n_parallel is None:
         return {}
-    projector = _read_projector(recipe.settings.get("mmproj"))
     try:
+        if kind == "vllm" and card is not None:
+            return _memory_of_vllm(recipe, card, recipe.n_ctx_seq, recipe.n_parallel)
+        if (model := model_of(recipe)) is None or kind not in _PROGRAM_BYTES:
+            return {}
+        projector = _read_projector(recipe.settings.get("mmproj"))
         settings = load_settings(recipe.settings, recipe.n_ctx_seq, recipe.n_parallel)
         plan = plan_memory(model, settings, card, projector)
-    except (UnplannedModel, ValueError):
+    except (UnplannedModel, WeightsMissing, ValueError, OSError):
         return {}
     if card is not None:
         return {"gpu_peak_bytes": Predicted(float(plan.gpu_bytes), _MEMORY_ERROR)}
     return {RSS_LOADED: Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
+
+
+def _memory_of_vllm(recipe: Recipe, card: Card, n_ctx: int, n_seqs: int) -> Mapping[str, Predicted]:
+    """Raises `WeightsMissing`, `ValueError`, `OSError`."""
+    given = recipe.settings
+    settings = VllmSettings(
+        max_model_len=n_ctx,
+        max_num_seqs=given.get("max_num_seqs", n_seqs),
+        gpu_memory_utilization=given["gpu_memory_utilization"],
+        kv_cache_dtype=given.get("kv_cache_dtype", "auto"),
+        enforce_eager=given.get("enforce_eager", False),
+        sees_images=bool(given.get("images_per_prompt")),
+    )
+    plan = plan_vllm(_checkpoint(recipe), settings, card)
+    return {"gpu_peak_bytes": Predicted(float(plan.memory.gpu_bytes), _MEMORY_ERROR)}
+
+
+def _checkpoint(recipe: Recipe) -> VllmModel:
+    """From the GGUF that it serves, or the checkpoint's configuration in the hub's cache. Raises `WeightsMissing`."""
+    if (model := model_of(recipe)) is not None:
+        return from_gguf(model)
+    path = resolve(f"hf:{recipe.settings.get('model', '')}/config.json")
+    return read_config(path, recipe.settings.get("quantization"))
 
 
 def predicted_speed(recipe: Recipe, slot: Slot, card: Card | None, n_threads: int) -> Mapping[str, Predicted]:

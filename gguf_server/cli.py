@@ -1,6 +1,7 @@
 """The command line: reads what was asked and calls the part that does it.
 
-Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the configuration or the command line is.
+Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the configuration or the command line is, or
+3 where a model does not fit.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ PortOption = Annotated[int | None, typer.Option("--port", help="Port of the shar
 KeysFileOption = Annotated[
     Path | None, typer.Option("--keys-file", metavar="FILE", help="By default what the configuration says.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 
 class Format(StrEnum):
     TOML = "toml"
     JSON = "json"
+
+
+class EngineKind(StrEnum):
+    LLAMACPP = "llamacpp"
+    VLLM = "vllm"
 
 
 def main() -> None:
@@ -70,17 +75,6 @@ def serve(
     from gguf_server import run  # the other commands start faster without it
 
     raise typer.Exit(run.serve(settings))
-
-
-@app.command("inspect")
-def inspect_model(
-    ref: Annotated[str, typer.Argument(metavar="REF", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Say what a GGUF is: its architecture, size, layers, context, tokenizer and chat template."""
-    from gguf_server.commands.inspect import inspect
-
-    raise typer.Exit(inspect(ref, json_wanted=as_json))
 
 
 @keys_app.command("create")
@@ -118,6 +112,14 @@ def revoke_key(id_or_name: str, config: ConfigOption = None, keys_file: KeysFile
     typer.echo(f"Key {record.name!r} (id {record.id}) is revoked.", err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure servers by HTTP, and report, compare and judge what was measured."""
+    from bench import command
+
+    raise typer.Exit(command.main(context.args))
+
+
 @config_app.command("check")
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""
@@ -146,12 +148,56 @@ def show_schema() -> None:
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
-def bench(context: typer.Context) -> None:
-    """Measure servers by HTTP, and report, compare and judge what was measured."""
-    from bench import command
+@app.command("inspect")
+def inspect_model(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a GGUF is: its architecture, size, layers, context, tokenizer and chat template."""
+    from gguf_server.commands.inspect import inspect
 
-    raise typer.Exit(command.main(context.args))
+    raise typer.Exit(inspect(ref, json_wanted=as_json))
+
+
+@app.command("plan")
+def plan_load(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Path, hf:REPO/FILE or pkg:NAME of a GGUF.")],
+    gpu: Annotated[str, typer.Option("--gpu", metavar="KEY", help="A card's key, auto or cpu.")] = "auto",
+    engine: Annotated[EngineKind, typer.Option("--engine", help="Whose rules hold.")] = EngineKind.LLAMACPP,
+    n_ctx: Annotated[int | None, typer.Option("--n-ctx", min=1, help="Most tokens of one request.")] = None,
+    n_seqs: Annotated[int, typer.Option("--n-seqs", min=1, help="Requests computed at once.")] = 4,
+    n_ctx_total: Annotated[int | None, typer.Option("--n-ctx-total", min=1, help="Cells that all share.")] = None,
+    kv_type: Annotated[str | None, typer.Option("--kv-type", help="f16, q8_0, q4_0, …; for vLLM fp8.")] = None,
+    n_gpu_layers: Annotated[int, typer.Option("--n-gpu-layers", help="-1: all.")] = -1,
+    mmproj: Annotated[str | None, typer.Option("--mmproj", metavar="REF", help="Image encoder beside it.")] = None,
+    utilization: Annotated[
+        float, typer.Option("--gpu-memory-utilization", min=0.01, max=1.0, help="vLLM's share of the card.")
+    ] = 0.92,
+    quantization: Annotated[str | None, typer.Option("--quantization", help="As in `vllm serve`.")] = None,
+    eager: Annotated[bool, typer.Option("--enforce-eager", help="vLLM without CUDA graphs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what a model takes of a card's memory, what to change if it does not fit, and how fast it will be."""
+    from gguf_server.commands.plan import PlanRequest, plan
+
+    request = PlanRequest(
+        ref=model, gpu=gpu, on_vllm=engine is EngineKind.VLLM, n_ctx=n_ctx, n_seqs=n_seqs, n_ctx_total=n_ctx_total,
+        kv_type=kv_type, n_gpu_layers=n_gpu_layers, mmproj=mmproj, gpu_memory_utilization=utilization,
+        quantization=quantization, enforce_eager=eager,
+    )  # fmt: skip
+    raise typer.Exit(plan(request, json_wanted=as_json))
+
+
+@app.command("doctor")
+def examine_machine(
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what is right and wrong with this machine and the configuration, and how to mend it."""
+    from gguf_server.commands.doctor import doctor
+
+    raise typer.Exit(doctor(config, preset or (), json_wanted=as_json))
 
 
 def _load(

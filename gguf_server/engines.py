@@ -68,14 +68,14 @@ def _llamacpp_spec(engine: LlamaCppEngineSettings, service: ServiceSettings, run
         cache_ram_mib=engine.cache_ram_mib,
         speculation=engine.speculation,
         load_timeout_s=engine.load_timeout_s,
-        mmproj=_mmproj(engine, service),
+        mmproj=projector_of(engine, service),
         images_per_prompt=engine.images_per_prompt,
         image_hosts=service.image_hosts,
         private_image_hosts=engine.private_image_hosts,
     )
 
 
-def _mmproj(engine: LlamaCppEngineSettings | LlamaServerEngineSettings, service: ServiceSettings) -> str | None:
+def projector_of(engine: LlamaCppEngineSettings | LlamaServerEngineSettings, service: ServiceSettings) -> str | None:
     """An engine's own image encoder belongs to its own weights, and fits no others."""
     return service.mmproj or (engine.mmproj if service.weights is None else None)
 
@@ -131,7 +131,7 @@ def _llama_server_spec(
         runtime_dir=runtime_dir,
         n_ctx=service.max_model_len,
         binary=engine.binary,
-        mmproj=_mmproj(engine, service),
+        mmproj=projector_of(engine, service),
         device=engine.device,
         cuda_device=engine.cuda_device,
         n_parallel=engine.n_parallel or min(service.max_concurrent, _MOST_SEQUENCES),
@@ -154,3 +154,8 @@ def _external_spec(engine: OpenAIEngineSettings, service: ServiceSettings) -> Ex
         embeds=service.task == "embed",
         start_timeout_s=engine.start_timeout_s,
     )
+
+
+def vllm_spec(engine: VllmEngineSettings, service: ServiceSettings) -> VllmSpec:
+    """What such an engine would be asked to be, for those who only want to know."""
+    return _vllm_spec(engine, service, Path())

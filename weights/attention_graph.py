@@ -83,13 +83,16 @@ def _is_rotated(frame: Frame, layer: Layer, type_: str) -> bool:
 
 
 def _flash(frame: Frame, layer: Layer, device: Device, query: Result) -> Result:
-    """CUDA's kernels for prompts read keys and values as float16, and keep a copy of what is not."""
+    """Keys and values are read as float16: what is float32 is cast, and CUDA's kernels for prompts keep a copy of the
+    rest."""
+    graph, settings = frame.graph, frame.settings
+    cells = n_cells(frame.model, settings, layer) * settings.n_streams
+    widths = ((settings.type_k, width_k(layer)), (settings.type_v, width_v(frame.model, layer)))
+    casts = tuple(graph.compute(device, F16_BYTES * width * cells) for type_, width in widths if type_ == "f32")
     n_bytes = frame.rows(layer.n_heads * layer.head_dim_v)
     if device is Device.GPU:
-        cells = n_cells(frame.model, frame.settings, layer) * frame.settings.n_streams
-        copied = ((frame.settings.type_k, width_k(layer)), (frame.settings.type_v, width_v(frame.model, layer)))
-        n_bytes += sum(F16_BYTES * width * cells for type_, width in copied if type_ != "f16")
-    return frame.graph.compute(device, n_bytes, frame.inputs[f"mask {layer.is_sliding}"], views=(query,))
+        n_bytes += sum(F16_BYTES * width * cells for type_, width in widths if type_ not in ("f16", "f32"))
+    return graph.compute(device, n_bytes, frame.inputs[f"mask {layer.is_sliding}"], *casts, views=(query,))
 
 
 def _by_matrix(frame: Frame, layer: Layer, device: Device, query: Result) -> Result:

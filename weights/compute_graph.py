@@ -55,7 +55,8 @@ def _embeddings(frame: Frame) -> Result:
     tokens = graph.input(I32_BYTES * n_tokens)
     graph.input(frame.rows(frame.model.n_embd))
     embeddings = graph.compute(Device.HOST, frame.rows(frame.model.n_embd), tokens)
-    if table := frame.model.tensor("per_layer_token_embd.weight"):
+    table = frame.model.tensor("per_layer_token_embd.weight")
+    if table and table.shape:
         looked_up = graph.compute(Device.HOST, frame.rows(table.shape[0]), graph.input(I32_BYTES * n_tokens))
         frame.per_layer_rows = graph.compute(frame.device(0), looked_up.n_bytes, views=(looked_up,), in_place=True)
     if frame.model.architecture in _SCALE_EMBEDDINGS:
@@ -96,7 +97,7 @@ class _PerLayer:
 
     def add(self, index: int, hidden: Result, n_rows: int) -> Result:
         frame, device = self._frame, self._frame.device(index)
-        graph, n_gate = frame.graph, frame.tensors[index]["inp_gate.weight"].shape[1]
+        graph, n_gate = frame.graph, frame.width_out(index, "inp_gate.weight")
         gate = graph.compute(device, frame.rows(n_gate, n_rows), hidden)
         if self._projected is None:
             self._projected = self._project()

@@ -47,7 +47,9 @@ def measure(n_threads: int | None = None) -> Card:
 
 
 def n_usable_threads() -> int:
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _rate(threads: ThreadPoolExecutor, n_units: int, works: Sequence[Callable[[], object]]) -> float:

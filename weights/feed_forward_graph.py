@@ -37,7 +37,7 @@ def _experts(frame: Frame, index: int, norm: Result, n_rows: int) -> Result:
     """Each token goes through its own few experts; what they say is weighed and added up."""
     graph, device, n_embd = frame.graph, frame.device(index), frame.model.n_embd
     down = frame.tensors[index]["ffn_down_exps.weight"]
-    n_ff, n_experts = down.shape[0], down.shape[-1]
+    n_ff, n_experts = (down.shape[0], down.shape[-1]) if down.shape else (0, 0)
     used = frame.model.get("expert_used_count")
     n_used = used if isinstance(used, int) and 0 < used <= n_experts else 1
     likely = graph.compute(device, frame.rows(n_experts, n_rows), norm)

@@ -27,7 +27,7 @@ _WINDOW_BYTES: Final = 1 << 18
 _MOST_BYTES_OF_A_STRING: Final = 1 << 24  # the longest are chat templates, of some 100 kB
 _MOST_BYTES_OF_A_KEY: Final = 1 << 16
 _MOST_BYTES_OF_ALL_STRINGS: Final = 1 << 26  # that are kept
-_MOST_STRINGS: Final = 1 << 24  # in one array; a vocabulary has some 100,000
+_MOST_STRINGS: Final = 1 << 24  # in all arrays; a vocabulary has some 100,000
 _MOST_NUMBERS_READ: Final = 1024  # of one array; lists with a number for each layer are read, scores of tokens not
 _MOST_PAIRS: Final = 1 << 16
 _MOST_TENSORS: Final = 1 << 18
@@ -113,6 +113,7 @@ class _Window:
         self._file = file
         self.n_bytes: Final = os.fstat(file.fileno()).st_size
         self.n_string_bytes = 0  # of strings taken so far
+        self.n_skipped_strings = 0
         self._buffer = b""
         self._start = 0  # of the buffer, in the file
         self._at = 0  # of the next byte, in the buffer
@@ -212,7 +213,8 @@ def _array(window: _Window) -> Array | tuple[Number, ...]:
     (kind,) = _KIND.unpack(window.take(_KIND.size))
     (n_elements,) = _LENGTH.unpack(window.take(_LENGTH.size))
     if kind == _STRING:
-        if n_elements > min(window.n_left // _LENGTH.size, _MOST_STRINGS):
+        window.n_skipped_strings += n_elements
+        if n_elements > window.n_left // _LENGTH.size or window.n_skipped_strings > _MOST_STRINGS:
             raise DamagedHeader(f"{n_elements} strings cannot be in the header of this file")
         window.skip_strings(n_elements)
     elif kind in _SCALARS and n_elements <= _MOST_NUMBERS_READ:

@@ -44,7 +44,7 @@ class Frame:
     def width_in(self, index: int, name: str) -> int:
         """How many values a matrix takes; 0 where the layer has none of that name."""
         tensor = self.tensors[index].get(name)
-        return tensor.shape[0] if tensor else 0
+        return tensor.shape[0] if tensor and tensor.shape else 0
 
     def width_out(self, index: int, name: str) -> int:
         tensor = self.tensors[index].get(name)

@@ -9,6 +9,8 @@ from typing import Final, Protocol
 from weights.load_settings import LoadSettings
 
 _GIB: Final = 1 << 30
+_SPARE_BYTES: Final = 128 << 20
+"""What advice leaves free: a plan can be wrong by so much."""
 _CONTEXT_STEP: Final = 256
 _LEAST_CONTEXT: Final = 1024
 _SMALLER_TYPE: Final = "q8_0"
@@ -22,8 +24,6 @@ class Planned(Protocol):
     def gpu_bytes(self) -> int: ...
     @property
     def margin_bytes(self) -> int | None: ...
-    @property
-    def fits(self) -> bool: ...
 
 
 Planner = Callable[[LoadSettings], Planned]
@@ -32,7 +32,7 @@ Planner = Callable[[LoadSettings], Planned]
 def advise(settings: LoadSettings, n_layers: int, plan: Planner) -> tuple[str, ...]:
     """The mildest change of each kind, and some of two kinds; where nothing helps, that."""
     found = [(words, plan(changed)) for words, changed in _changes(settings, n_layers, plan)]
-    said = [_say(words, planned) for words, planned in found if planned.fits]
+    said = [_say(words, planned) for words, planned in found if _fits_well(planned)]
     return tuple(said) or (
         "no context, KV type or number of layers makes it fit: take a smaller model or quantisation",
     )
@@ -51,7 +51,7 @@ def _changes(settings: LoadSettings, n_layers: int, plan: Planner) -> Iterator[t
         yield f"n_ctx = {changed.n_ctx}", changed
     if changed := _fewer_layers(settings, n_layers, plan):
         yield f"n_gpu_layers = {changed.n_gpu_layers} of {n_layers + 1} (slower: the others on the CPU)", changed
-    if can_shrink and not plan(smaller).fits:
+    if can_shrink and not _fits_well(plan(smaller)):
         if changed := _fewer_sequences(smaller, plan):
             yield f"q8_0 and {changed.n_seqs} at once", changed
         if changed := _shorter_context(smaller, plan):
@@ -94,11 +94,15 @@ def _largest_fitting(choices: Sequence[LoadSettings], plan: Planner) -> LoadSett
     low, high = 0, len(choices)
     while low < high:
         middle = (low + high) // 2
-        if plan(choices[middle]).fits:
+        if _fits_well(plan(choices[middle])):
             low = middle + 1
         else:
             high = middle
     return choices[low - 1] if low else None
+
+
+def _fits_well(planned: Planned) -> bool:
+    return planned.margin_bytes is None or planned.margin_bytes >= _SPARE_BYTES
 
 
 def _say(words: str, planned: Planned) -> str:

@@ -13,7 +13,7 @@ from weights.graph_allocator import Device, buffer_bytes
 from weights.kv_cache import UnplannedModel, cache_bytes
 from weights.load_settings import LoadSettings
 from weights.memory_advice import advise
-from weights.projector_memory import projector_compute_bytes
+from weights.projector_memory import largest_image_bytes, trial_image_bytes
 from weights.weight_placement import Placement, layer_tensors, place, weight_bytes
 
 __all__ = ["LoadSettings", "MemoryPart", "MemoryPlan", "UnplannedModel", "plan_memory"]
@@ -93,8 +93,12 @@ def _plan(model: GgufModel, settings: LoadSettings, card: CardMemory | None, pro
     parts = _parts(model, settings, card, projector)
     if card is None:
         return MemoryPlan(parts, None)
-    usable = card.memory_bytes - int(_DRIVER_SHARE * card.memory_bytes)
-    return MemoryPlan(parts, usable - sum(part.gpu_bytes for part in parts))
+    return MemoryPlan(parts, usable_bytes(card) - sum(part.gpu_bytes for part in parts))
+
+
+def usable_bytes(card: CardMemory) -> int:
+    """What CUDA has of a card's memory."""
+    return card.memory_bytes - int(_DRIVER_SHARE * card.memory_bytes)
 
 
 def _parts(
@@ -114,7 +118,7 @@ def _parts(
     if extra := _offload_bytes(model, settings, placement):
         parts.append(MemoryPart("matrices on their way", extra, 0))
     if projector is not None:
-        parts += _projector_parts(projector, on_gpu=card is not None)
+        parts += _projector_parts(projector, settings, on_gpu=card is not None)
     if card is not None:
         parts.append(MemoryPart("CUDA context", _CUDA_CONTEXT_BYTES, 0))
     return tuple(parts)
@@ -142,9 +146,12 @@ def _offload_bytes(model: GgufModel, settings: LoadSettings, placement: Placemen
     return max((tensor.n_bytes + rows * sum(tensor.shape[:2]) for tensor in matrices), default=0)
 
 
-def _projector_parts(projector: GgufModel, *, on_gpu: bool) -> list[MemoryPart]:
+def _projector_parts(projector: GgufModel, settings: LoadSettings, *, on_gpu: bool) -> list[MemoryPart]:
+    trial = trial_image_bytes(projector)
+    largest = largest_image_bytes(projector, min(settings.n_ubatch, settings.n_batch))
     n_bytes = {
         "image encoder": sum(tensor.n_bytes for tensor in projector.tensors),
-        "image encoder's buffers": projector_compute_bytes(projector),
+        "image encoder's buffers": trial,
+        "for larger images": largest - trial,
     }
-    return [MemoryPart(name, n if on_gpu else 0, 0 if on_gpu else n) for name, n in n_bytes.items()]
+    return [MemoryPart(name, n if on_gpu else 0, 0 if on_gpu else n) for name, n in n_bytes.items() if n]

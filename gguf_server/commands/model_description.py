@@ -194,7 +194,7 @@ def _projector_lines(projector: Json) -> Iterator[Line]:
     yield "projector", f"{printable(projector['type'] or 'of no known type')}, for {' and '.join(senses) or 'nothing'}"
     if projector["sees"]:
         yield "images", f"{projector['image_size']} pixels wide, in patches of {projector['patch_size']}"
-    yield "embedding", f"{projector['n_embd']}: the model it goes with has the same"
+    yield "projects to", f"{projector['n_embd']} dimensions"
 
 
 def _text(value: object) -> str | None:

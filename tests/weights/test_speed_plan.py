@@ -72,6 +72,12 @@ def test_a_prompt_of_few_tokens_is_read_no_faster_than_the_weights() -> None:
     assert tokens_per_s < 2 * card.bandwidth_bytes_per_s / 8e9
 
 
+def test_models_smaller_than_those_of_the_figures_are_planned_with_wide_errors() -> None:
+    plan = plan_speed(made_model("qwen3-0.6b", "Q4_K_M"), CARDS["rtx-5060-ti-16gb"], context=1024)
+    assert plan.decode_relative_error >= 0.5
+    assert plan.prompt_relative_error >= 0.5
+
+
 def test_vllm_with_a_gguf_is_planned_with_wide_errors_and_not_at_all_on_a_processor() -> None:
     model, card = made_model("qwen3-14b", "Q4_K_M"), CARDS["rtx-5060-ti-16gb"]
     ours, vllm = plan_speed(model, card, context=1024), plan_vllm_speed(model, card, context=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -107,7 +108,7 @@ def candidates(
 def _why_not(target: TargetRecord, model: str | None, names: Sequence[str]) -> str | None:
     if names and target.name not in names:
         return "it was not named"
-    if model is not None and target.model != model and not (names and not target.model):
+    if model is not None and model_name(target.model) != model_name(model) and not (names and not target.model):
         return f"it serves {printable(target.model)}" if target.model else "it never told its model"
     kind = target.engine_table.get("kind")
     if kind is not None and kind not in {*_KINDS.values(), _OPENAI}:
@@ -129,9 +130,10 @@ def _one(known: TargetRecord | None, target: TargetRecord) -> TargetRecord:
 
 
 def _refuse_mixtures(found: Sequence[TargetRecord], reports: Sequence[Report]) -> None:
-    models = sorted({target.model for target in found if target.model})
+    models = _models(found)
     if len(models) > 1:
-        raise RefusedError(f"the results are of different models ({_list(models)}): name one, --model {models[0]}")
+        names = [sorted(of)[0] for of in models]
+        raise RefusedError(f"the results are of different models ({_list(names)}): name one with --model")
     cards = sorted({target.card for target in found if target.card})
     if len(cards) > 1:
         raise RefusedError(
@@ -140,6 +142,27 @@ def _refuse_mixtures(found: Sequence[TargetRecord], reports: Sequence[Report]) -
     processors = sorted({report.machine.cpu for report in reports})
     if not cards and len(processors) > 1:
         raise RefusedError(f"the results are of different machines ({_list(processors)})")
+
+
+def _models(found: Sequence[TargetRecord]) -> list[set[str]]:
+    """Names of each model. Servers call one file differently: a common hash, or file name, makes it the same."""
+    groups: list[tuple[set[str], set[str]]] = []
+    for target in found:
+        if not target.model:
+            continue
+        names, marks = (
+            {target.model},
+            {model_name(target.model), *(file.sha256 for file in target.files if file.sha256)},
+        )
+        same = [group for group in groups if group[1] & marks]
+        groups = [group for group in groups if group not in same]
+        groups.append((names.union(*(group[0] for group in same)), marks.union(*(group[1] for group in same))))
+    return [names for names, _ in groups]
+
+
+def model_name(told: str) -> str:
+    """Without the folder of a GGUF file and its ending; letters of either case are the same."""
+    return re.sub(r"\.gguf$", "", re.sub(r"^.*/(?=[^/]*\.gguf$)", "", told.casefold()))
 
 
 def _list(names: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ import orjson
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, with_config
 from pydantic.json_schema import GenerateJsonSchema
 
-from bench.redaction import argv_without_secrets, table_without_secrets, url_without_secrets
+from bench.redaction import argv_without_secrets, table_without_secrets, text_without_secrets, url_without_secrets
 
 SCHEMA: Final = "gguf-server-bench/1"
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -247,7 +247,11 @@ def write(report: Report, path: Path) -> None:
 
 def dump(report: Report) -> bytes:
     """What `write` writes: it can be read again, or a `RecordError` says why not."""
-    published = replace(report, targets=tuple(_published(target) for target in report.targets))
+    published = replace(
+        report,
+        targets=tuple(_published(target) for target in report.targets),
+        notes=tuple(text_without_secrets(note) for note in report.notes),
+    )
     data = _REPORT.dump_json(published, exclude_none=True)
     parse(data)
     return data + b"\n"
@@ -271,6 +275,7 @@ def _published(target: TargetRecord) -> TargetRecord:
     return replace(
         target,
         url=url_without_secrets(target.url),
+        model=text_without_secrets(target.model),
         argv=argv_without_secrets(target.argv),
         engine_table=table_without_secrets(target.engine_table),
     )
@@ -295,10 +300,15 @@ def _check(report: Report) -> None:
         seen.add(of_run)
         if run.target not in targets or run.workload not in workloads:
             raise RecordError(f"runs.{index}: its target or its workload is not in the lists of them")
-        if run.gaps is not None and len(run.gaps.counts) != len(run.gaps.edges_s) + 1:
-            raise RecordError(f"runs.{index}.gaps: counts must be one more than edges_s")
-        if run.gaps is not None and list(run.gaps.edges_s) != sorted(set(run.gaps.edges_s)):
-            raise RecordError(f"runs.{index}.gaps.edges_s: not in ascending order")
+        if run.gaps is not None:
+            _check_gaps(run.gaps, f"runs.{index}.gaps")
+
+
+def _check_gaps(gaps: GapHistogram, place: str) -> None:
+    if len(gaps.counts) != len(gaps.edges_s) + 1:
+        raise RecordError(f"{place}: counts must be one more than edges_s")
+    if list(gaps.edges_s) != sorted(set(gaps.edges_s)):
+        raise RecordError(f"{place}.edges_s: not in ascending order")
 
 
 if __name__ == "__main__":

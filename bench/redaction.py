@@ -14,7 +14,7 @@ _SECRET_WORDS: Final = frozenset({
     "secret", "token",
 })  # fmt: skip
 _OPTION: Final = re.compile(r"--[a-z][a-z-]*(=.*)?", re.DOTALL)
-_BEARER: Final = re.compile(r"(?i)\b(bearer|basic|authorization:)\s+\S.*")
+_BEARER: Final = re.compile(r"(?i)\bauthorization:\s*\S.*|\bbearer\s+\S+")
 _ASSIGNMENT: Final = re.compile(r"(?P<name>-{0,2}[A-Za-z][\w-]*)=(?P<value>.+)", re.DOTALL)
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 
@@ -28,7 +28,7 @@ def argv_without_secrets(argv: Sequence[str]) -> tuple[str, ...]:
             cleaned.append(REDACTED)
             is_value = False
             continue
-        cleaned.append(_argument(argument))
+        cleaned.append(text_without_secrets(argument))
         is_value = argument.startswith("-") and "=" not in argument and _is_secret(argument)
     return tuple(cleaned)
 
@@ -36,6 +36,15 @@ def argv_without_secrets(argv: Sequence[str]) -> tuple[str, ...]:
 def table_without_secrets(table: Mapping[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
     """The same for settings, by their names."""
     return {name: _setting(name, value) if isinstance(value, str) else value for name, value in table.items()}
+
+
+def text_without_secrets(argument: str) -> str:
+    """The same for one argument, setting or sentence that stands alone."""
+    assigned = _ASSIGNMENT.fullmatch(argument)
+    if assigned and _is_secret(assigned["name"]):
+        return f"{assigned['name']}={REDACTED}"
+    argument = _BEARER.sub(REDACTED, argument)
+    return _without_home(_URL.sub(lambda found: url_without_secrets(found[0]), argument))
 
 
 def url_without_secrets(url: str) -> str:
@@ -51,17 +60,8 @@ def url_without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, f"[{host}]{port}" if ":" in host else f"{host}{port}", parts.path, "", ""))
 
 
-def _argument(argument: str) -> str:
-    assigned = _ASSIGNMENT.fullmatch(argument)
-    if assigned and _is_secret(assigned["name"]):
-        return f"{assigned['name']}={REDACTED}"
-    if _BEARER.search(argument):
-        return _BEARER.sub(REDACTED, argument)
-    return _without_home(_URL.sub(lambda found: url_without_secrets(found[0]), argument))
-
-
 def _setting(name: str, value: str) -> str:
-    return REDACTED if _is_secret(name) else _argument(value)
+    return REDACTED if _is_secret(name) else text_without_secrets(value)
 
 
 def _is_secret(name: str) -> bool:

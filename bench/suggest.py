@@ -44,7 +44,7 @@ def _cautions(found: Sequence[Candidate]) -> Iterator[str]:
         yield "The engines serve different files: which answers better is not told by any figure here."
     n_least = min(len(of_row) for of in found for of_row in of.runs.values())
     if n_least < LEAST:
-        yield f"Some rows have {n_least} repetitions: with fewer than {LEAST}, a difference may be chance."
+        yield f"Repetitions of some rows: {n_least}. With fewer than {LEAST}, a difference may be chance."
 
 
 def toml(suggestion: Suggestion, service: str | None = None) -> str:

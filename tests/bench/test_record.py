@@ -108,13 +108,14 @@ def test_keys_in_command_lines_and_addresses_are_not_published(sample: Report) -
     table: dict[str, Scalar] = {"kind": "openai", "api_key": "sk-10", "url": "http://sk-11@host/", "n_batch": 5}
     url = "https://me:sk-5@host:8/v1?key=sk-6#sk-7"
     target = replace(sample.targets[0], argv=argv, url=url, engine_table=table)
-    data = dump(replace(sample, targets=(target, *sample.targets[1:])))
+    notes = ("asked https://sk-12@host/ with bearer sk-13 in vain",)
+    data = dump(replace(sample, targets=(target, *sample.targets[1:]), notes=notes))
     assert b"sk-" not in data
     assert parse(data).targets[0].url == "https://host:8/v1"
 
 
 def test_what_only_looks_like_a_key_stays() -> None:
-    argv = ("--max-tokens", "5", "--tokenizer", "a/b", "--keyboard=qwerty", "--api-key", "--port", "80")
+    argv = ("--max-tokens", "5", "--tokenizer", "a/b", "--keyboard=qwerty", "--api-key", "--port", "80", "Basic 7B")
     assert argv_without_secrets(argv) == argv
     assert url_without_secrets("http://[::1]:80/x") == "http://[::1]:80/x"
     assert url_without_secrets("http://[::1") == "[redacted]"

@@ -34,32 +34,41 @@ def attention_inputs(frame: Frame) -> dict[str, Result]:
 def attention(frame: Frame, index: int, norm: Result) -> Result:
     """float32[n_tokens, n_embd] of a layer's normed input."""
     graph, device, layer = frame.graph, frame.device(index), frame.model.layers[index]
-    sources = _project(frame, index, norm)
-    query = sources[0]
-    if layer.has_kv:
-        for source, kind in zip(sources[1:], ("k", "v"), strict=False):
-            graph.store(device, source, frame.inputs[f"{kind} rows {layer.is_sliding}"])
+    n_query = frame.rows(layer.n_heads * layer.head_dim_k)
+    is_gated = frame.rows(frame.width_out(index, "attn_q.weight")) == 2 * n_query
+    gate = graph.compute(device, 2 * n_query, norm) if is_gated else None
+    rows = _project(frame, index, norm, gate)
+    query = rows["q"]
+    for kind in ("k", "v") if layer.has_kv else ():
+        graph.store(device, rows[kind], frame.inputs[f"{kind} rows {layer.is_sliding}"])
     mixed = _flash(frame, layer, device, query) if frame.flash_attn else _by_matrix(frame, layer, device, query)
     if _is_rotated(frame, layer, frame.settings.type_v):
         mixed = graph.compute(device, mixed.n_bytes, views=(mixed,))
+    if gate is not None:
+        gate = graph.compute(device, n_query, views=(gate,))
+        mixed = graph.compute(device, n_query, gate, views=(mixed,), in_place=True)
     return graph.compute(device, frame.rows(frame.model.n_embd), views=(mixed,))
 
 
-def _project(frame: Frame, index: int, norm: Result) -> list[Result]:
-    """Query, and where the layer keeps them key and value, as they go into the attention."""
+def _project(frame: Frame, index: int, norm: Result, query_and_gate: Result | None) -> dict[str, Result]:
+    """Query, and where the layer keeps them key and value, as they go into the attention.
+
+    `query_and_gate`: where what comes out of the attention is gated, both come from one matrix.
+    """
     graph, device, layer = frame.graph, frame.device(index), frame.model.layers[index]
     widths = {"q": layer.n_heads * layer.head_dim_k, "k": width_k(layer), "v": layer.n_kv_heads * layer.head_dim_v}
     fused = frame.width_out(index, "attn_qkv.weight")
     together = graph.compute(device, frame.rows(fused), norm) if fused else None
     keeps_order = any(layer.is_sliding for layer in frame.model.layers)
     order = ("q", "k", "v") if keeps_order else ("q", "v", "k")
-    results = {}
+    results: dict[str, Result] = {}
     for kind in order if layer.has_kv else ("q",):
-        results[kind] = _head_rows(frame, index, kind, widths[kind], together or norm, is_fused=together is not None)
+        source = query_and_gate if kind == "q" and query_and_gate else together
+        results[kind] = _head_rows(frame, index, kind, widths[kind], source or norm, is_fused=source is not None)
         type_ = frame.settings.type_v if kind == "v" else frame.settings.type_k
         if _is_rotated(frame, layer, type_):
             results[kind] = graph.compute(device, frame.rows(widths[kind]), views=(results[kind],))
-    return [results[kind] for kind in ("q", "k", "v") if kind in results]
+    return results
 
 
 def _head_rows(frame: Frame, index: int, kind: str, width: int, source: Result, *, is_fused: bool) -> Result:

@@ -79,7 +79,11 @@ def _layer(frame: Frame, index: int, hidden: Result, n_rows: int, out_ids: Resul
     if n_rows < frame.settings.n_step_tokens:
         mixed = graph.compute(device, frame.rows(n_embd, n_rows), mixed, out_ids)
         hidden = graph.compute(device, frame.rows(n_embd, n_rows), hidden, out_ids)
-    hidden = graph.compute(device, frame.rows(n_embd, n_rows), mixed, hidden, in_place=True)
+        hidden = graph.compute(device, frame.rows(n_embd, n_rows), mixed, hidden, in_place=True)
+    elif layer.is_recurrent:
+        hidden = graph.compute(device, frame.rows(n_embd), hidden, views=(mixed,), in_place=True)
+    else:
+        hidden = graph.compute(device, frame.rows(n_embd), mixed, hidden, in_place=True)
     if not frame.feeds_forward(index):
         return hidden
     norm = graph.compute(device, frame.rows(n_embd, n_rows), hidden)

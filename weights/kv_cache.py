@@ -29,8 +29,7 @@ def n_cells(model: GgufModel, settings: LoadSettings, layer: Layer) -> int:
     if not layer.is_sliding or model.sliding_window is None:
         return settings.n_cells
     n_windows = settings.n_seqs if settings.is_unified else 1
-    n_ubatch = min(settings.n_ubatch, settings.n_batch)
-    return aligned(min(settings.n_cells, model.sliding_window * n_windows + n_ubatch))
+    return aligned(min(settings.n_cells, model.sliding_window * n_windows + settings.n_window_step))
 
 
 def cache_bytes(model: GgufModel, settings: LoadSettings, *, flash_attn: bool) -> tuple[tuple[int, int], ...]:

@@ -54,14 +54,22 @@ class LoadSettings:
     @property
     def n_cells(self) -> int:
         """In each stream."""
-        total = aligned(max(self.n_ctx_total or self.n_ctx * self.n_seqs, self.n_ctx))
+        total = aligned(self._n_asked)
         return total if self.is_unified else aligned(total // self.n_seqs)
+
+    @property
+    def n_window_step(self) -> int:
+        """Cells that a sliding window has for the tokens of one step."""
+        return min(self.n_batch, self.n_ubatch, self._n_asked)
 
     @property
     def n_step_tokens(self) -> int:
         """Of the largest step: a whole number for each sequence."""
-        n_tokens = min(self.n_batch, self.n_ubatch, self.n_cells * self.n_streams)
-        return -(-n_tokens // self.n_seqs) * self.n_seqs
+        return -(-self.n_window_step // self.n_seqs) * self.n_seqs
+
+    @property
+    def _n_asked(self) -> int:
+        return max(self.n_ctx_total or self.n_ctx * self.n_seqs, self.n_ctx)
 
 
 def aligned(n_cells: int) -> int:

@@ -1,4 +1,4 @@
-"""A layer that keeps a state of fixed size: Mamba, short convolutions, linear attention."""
+"""A layer that keeps a state of fixed size: Mamba, gated delta nets (Qwen3-Next, Qwen3.5), short convolutions."""
 
 from __future__ import annotations
 
@@ -13,10 +13,32 @@ def recurrent_inputs(frame: Frame) -> dict[str, Result]:
 
 
 def recurrent(frame: Frame, index: int, norm: Result) -> Result:
-    """float32[n_tokens, n_embd] of a layer's normed input.
+    """float32[n_tokens, n_embd] of a layer's normed input."""
+    if frame.has(index, "attn_gate.weight") and frame.has(index, "attn_qkv.weight"):
+        return _delta_net(frame, index, norm)
+    return _mamba(frame, index, norm)
 
-    As Mamba computes it; what else there is takes about as much as its widest projections and their convolution.
-    """
+
+def _delta_net(frame: Frame, index: int, norm: Result) -> Result:
+    graph, device = frame.graph, frame.device(index)
+    states = frame.inputs["states"]
+    width, value = frame.width_out(index, "attn_qkv.weight"), frame.width_in(index, "ssm_out.weight")
+    key = max(width - value, 0) // 2
+    columns = graph.compute(device, _columns_bytes(frame, width), states)
+    projected = graph.compute(device, frame.rows(width), norm)
+    joined = graph.compute(device, frame.rows(width) + columns.n_bytes, views=(columns, projected))
+    state = graph.compute(device, _state_bytes(frame, value), states)
+    convolved = graph.compute(device, frame.rows(width), joined)
+    rows = [graph.compute(device, frame.rows(key), views=(convolved,)) for _ in range(2)]
+    scanned = graph.compute(device, frame.rows(value) + state.n_bytes, *rows, views=(convolved, state))
+    normed = graph.compute(device, frame.rows(value), views=(scanned,))
+    gate = graph.compute(device, frame.rows(value), views=(graph.compute(device, frame.rows(value), norm),))
+    gated = graph.compute(device, frame.rows(value), normed, gate, in_place=True)
+    return graph.compute(device, frame.rows(frame.model.n_embd), views=(gated,))
+
+
+def _mamba(frame: Frame, index: int, norm: Result) -> Result:
+    """What is neither takes about as much: it has projections as wide, and a convolution of them."""
     graph, device = frame.graph, frame.device(index)
     states = frame.inputs["states"]
     width = _inner_width(frame, index)
@@ -37,6 +59,11 @@ def _inner_width(frame: Frame, index: int) -> int:
         if width := frame.width_in(index, name):
             return width
     return frame.model.n_embd
+
+
+def _state_bytes(frame: Frame, width: int) -> int:
+    d_state = frame.model.get("ssm.state_size")
+    return F32_BYTES * frame.settings.n_seqs * width * (d_state if isinstance(d_state, int) and d_state > 0 else 0)
 
 
 def _columns_bytes(frame: Frame, width: int) -> int:

@@ -23,6 +23,9 @@ _NF4_BYTES: Final = 0.5 + 1 / 64 + 4 / (64 * 256)
 _SCALE_BYTES: Final = 2.5
 """Of a group in AWQ and its like: a scale of 16 bits and a zero point of four."""
 _DEFAULT_GROUP: Final = 128
+_GROUPED: Final = {
+    "awq", "awq_marlin", "auto_awq", "gptq", "gptq_marlin", "auto_gptq", "compressed-tensors",
+}  # fmt: skip
 
 
 class UnreadableConfig(ValueError):
@@ -114,7 +117,7 @@ class _Config:
         )
 
     def _value_bytes(self, quantization: str | None) -> float:
-        """Of one value of a matrix."""
+        """Of one value of a matrix. `quantization` wins over what the file says."""
         told = self._all.get("quantization_config")
         told = told if isinstance(told, dict) else {}
         method = quantization or told.get("quant_method")
@@ -124,9 +127,9 @@ class _Config:
             return 1.0 if told.get("load_in_8bit") else _NF4_BYTES
         if method == "fp8":
             return 1.0
-        bits, group = told.get("bits", told.get("w_bit", 4)), told.get("group_size", _DEFAULT_GROUP)
-        if not isinstance(bits, int) or not isinstance(group, int) or not 1 <= bits <= 16:
-            raise UnreadableConfig("its quantization_config has no number of bits that can be used")
+        if method not in _GROUPED:
+            raise UnreadableConfig(f"how much memory a quantisation by {str(method)[:40]!r} takes is not known here")
+        bits, group = _grouping(told)
         return bits / 8 + (_SCALE_BYTES / group if group > 0 else 0)
 
     def _matrix_values(self, n_embd: int, n_layers: int) -> int:
@@ -188,6 +191,20 @@ class _Config:
     def _number(self, name: str, default: int | None = None) -> int:
         value = self._text.get(name)
         return _count(default if value is None else value, name)
+
+
+def _grouping(told: dict[str, Any]) -> tuple[int, int]:
+    """Bits of a value, and how many values share a scale; -1 for a whole row."""
+    groups = told.get("config_groups")
+    first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    weights = first.get("weights") if isinstance(first, dict) else None
+    if isinstance(weights, dict):  # compressed-tensors
+        bits, group = weights.get("num_bits"), weights.get("group_size") or -1
+    else:
+        bits, group = told.get("bits", told.get("w_bit", 4)), told.get("group_size", _DEFAULT_GROUP)
+    if not isinstance(bits, int) or not isinstance(group, int) or not 1 <= bits <= 16:
+        raise UnreadableConfig("its quantization_config has no number of bits that can be used")
+    return bits, group
 
 
 def _count(value: object, name: str) -> int:

@@ -30,7 +30,7 @@ _PATTERNS: Final = {
     "image encoder's buffers": re.compile(r"reserve_compute_meta: +(\S+) compute buffer size = +([\d.]+) MiB"),
 }
 _OF_HOLES: Final = re.compile(r"(llama_kv_cache): size = +([\d.]+) MiB")
-"""Of a file that is a hole no buffer is made for the cache, and only its size said."""
+"""Of a file that is a hole no buffer is made for keys and values, and only their size said."""
 _TYPES: Final = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 _FLASH_ATTN: Final = {"auto": -1, "off": 0, "on": 1}
 _MMAP: Final = 1

@@ -10,10 +10,12 @@ from typing import Final
 from tests.models import catalogue
 from tests.weights import real_models
 from tests.weights.breakdown import Case
+from tests.weights.hybrid_models import write_qwen35
 from weights.load_settings import LoadSettings
 from weights.refs import resolve
 
 SMOLLM2: Final = "smollm2-135m"
+QWEN35: Final = "qwen3.5-9b"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ CASES: Final[Mapping[str, Wanted]] = {
     "SmolLM2, 8 of one pool, q8_0": Wanted(SMOLLM2, _settings(2048, 8, n_ctx_total=4096, type_k="q8_0", type_v="q8_0")),
     "SmolLM2, 8,192, f32, steps of 128": Wanted(SMOLLM2, _settings(8192, 1, type_k="f32", type_v="f32", n_ubatch=128)),
     "SmolLM2, 2 x 1,000, no flash attention": Wanted(SMOLLM2, _settings(1000, 2, flash_attn="off")),
+    "tiny gemma3, 300": Wanted("gemma3", _settings(300, 1)),
     "tiny qwen2, 3 x 700": Wanted("qwen2", _settings(700, 3)),
     "tiny qwen3, 2 x 4,096": Wanted("qwen3", _settings(4096, 2)),
     "tiny qwen2vl, images": Wanted("qwen2vl", _settings(2048, 2), projector="qwen2vl-mmproj"),
@@ -50,6 +53,7 @@ CASES: Final[Mapping[str, Wanted]] = {
     "Gemma 4 E4B Q4_K_M, 2 x 4,096, images": Wanted("gemma-4-e4b", _settings(4096, 2), "Q4_K_M", "gemma-4-e4b"),
     "Gemma 3 4B Q4_K_M, 32,768": Wanted("gemma-3-4b", _settings(32768, 1), "Q4_K_M"),
     "Qwen3-30B-A3B Q4_K_M, 2 x 16,384": Wanted("qwen3-30b-a3b", _settings(16384, 2), "Q4_K_M"),
+    "Qwen3.5 9B Q4_K_M, 2 x 8,192": Wanted(QWEN35, _settings(8192, 2), "Q4_K_M"),
     "gpt-oss-20b MXFP4, 2 x 8,192": Wanted("gpt-oss-20b", _settings(8192, 2), "MXFP4_MOE"),
 }
 
@@ -68,6 +72,8 @@ def _model(wanted: Wanted, folder: Path) -> Path:
         return path
     if wanted.mix is None:
         return catalogue.write(wanted.model, path)
+    if wanted.model == QWEN35:
+        return write_qwen35(path)
     return real_models.write(wanted.model, wanted.mix, path)
 
 

@@ -29,7 +29,9 @@ GGUF's header alone. This page is made by `python -m tests.weights.memory_table`
 own words, within 5 % (or 48 KiB, where a part of a tiny model is no more than that), and this page to both.
 
 - **Weights**: every tensor where llama.cpp puts it. Token embeddings and Gemma's embeddings for each layer stay on the
-  host; where there is no output matrix the token embeddings are on the card a second time.
+  host; where there is no output matrix the token embeddings are on the card a second time. On a CPU for which llama.cpp
+  repacks a type (Q4_0, Q4_K and others) it says the repacked weights beside the mapped file, whose pages may then go:
+  the plan counts them once.
 - **KV cache**: cells by type, padded to 256, in one pool or a share for each sequence. Layers with a sliding window
   have cells for the window and one step, layers that share the keys of others none.
 - **Compute buffers**: the graph of a prompt step is laid out as ggml's allocator would, with what is overwritten, freed
@@ -50,7 +52,8 @@ _LIMITS: Final = """
 
 - Layers left on the CPU: weights and cache are exact, the compute buffers of the card within some 50 MiB, and the room
   for matrices that are copied to the card for long prompts is the largest of them.
-- Recurrent layers other than Mamba's: their state is exact, their compute buffers are taken to be like Mamba's.
+- Recurrent layers other than Mamba's and Qwen3.5's: their state is exact, their compute buffers are taken to be like
+  Mamba's.
 - Models that embed texts, and models whose context llama.cpp keeps in ways of its own (DeepSeek V3.2 and V4, MiniMax M3
   and others): the planner says that it does not know.
 - vLLM (`weights/vllm_memory.py`): weights and KV cache follow from its rules and agree with what it has reported

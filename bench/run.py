@@ -3,7 +3,7 @@
     gguf-server bench run --suite cpu
     gguf-server bench run --target a=http://127.0.0.1:8000 --target b=http://127.0.0.1:8001,key=sk-…
 
-Ctrl-C, and SIGTERM, end it with what was measured so far: a whole result, and no process left behind.
+Ctrl-C, SIGTERM and a closed terminal end it with what was measured so far: a whole result, and no process left behind.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ async def _until_signal(setup: Setup) -> None:
     """The first signal ends it; those that follow change nothing, since servers have to be ended first."""
     running = asyncio.create_task(run_suite(setup))
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, _cancel_once, running, setup.display)
     await running
 

@@ -46,7 +46,9 @@ async def measured(suite: Suite, folder: Path) -> tuple[Report, str]:
     place = Place(folder, PeerBuilds(folder), threads=1)
     saved = folder / "result.json"
     setup = Setup(suite, place, "seed", results, Lines(shown), lambda: record.write(results.report(), saved))
+    before = set(psutil.Process().children(recursive=True))
     await run_suite(setup)
+    assert set(psutil.Process().children(recursive=True)) <= before
     if results.runs:
         assert record.read(saved) == record.parse(record.dump(results.report()))
     return results.report(), shown.getvalue()
@@ -62,7 +64,6 @@ async def test_servers_are_started_measured_in_turns_and_ended(tmp_path: Path) -
     assert [target.model for target in report.targets] == ["fake", "fake"]
     assert report.targets[0].argv[-1].isdigit()
     assert "[4/4] b, words, 2 streams, repetition 2: " in shown
-    assert not psutil.Process().children(recursive=True)
 
 
 async def test_a_server_that_dies_is_a_row_with_its_error_and_is_started_again(tmp_path: Path) -> None:
@@ -126,7 +127,6 @@ async def test_the_deadline_ends_the_suite_with_what_there_is(tmp_path: Path) ->
     report, _ = await measured(suite, tmp_path)
     assert report.runs == ()
     assert report.notes == ("ended at its deadline of 0.001 s, after 0 of 2 runs",)
-    assert not psutil.Process().children(recursive=True)
 
 
 SLOW_SUITE = """
@@ -166,6 +166,47 @@ def test_an_interrupt_leaves_a_valid_result_and_no_process(tmp_path: Path) -> No
     assert report.notes == ("interrupted after 1 runs",)
     assert (tmp_path / "out" / "report.md").is_file()
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+QUESTIONS = """
+title = "Questions"
+[[parts]]
+name = "any"
+[[parts.workloads]]
+name = "words"
+kind = "words"
+options = { max_tokens = 4 }
+streams = [1]
+"""
+
+
+def test_servers_of_the_command_line_get_a_suites_questions_and_all_reports_are_written(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, out = tmp_path / "questions.toml", tmp_path / "out"
+    suite.write_text(QUESTIONS)
+    given = [
+        "run",
+        "--suite",
+        str(suite),
+        "--repeat",
+        "1",
+        "--target",
+        f"a={url}",
+        "--target",
+        f"b={url},key=sk-secret",
+    ]
+    assert main([*given, "--out", str(out)]) == 0
+    report = record.read(out / "result.json")
+    assert [(run.target, run.figures["output_tok"]) for run in report.runs] == [("a", 8), ("b", 8)]
+    assert all(run.figures["rss_peak_bytes"] > 0 for run in report.runs)
+    assert not [path for path in out.iterdir() if b"sk-secret" in path.read_bytes()]
+    assert "<svg" in (out / "report.html").read_text()
+    assert capsys.readouterr().out.startswith("# Measured: questions")
+    assert main(["report", str(out / "result.json")]) == 0
+    assert main(["compare", *[str(out / "result.json")] * 2]) == 0
+    assert main(["suggest", str(out / "result.json")]) == 1
+    assert "there is no engine in the results" in capsys.readouterr().err
 
 
 async def test_a_suites_questions_go_to_the_targets_of_the_command_line(

@@ -15,8 +15,8 @@ from typing import Final
 
 import psutil
 
+from bench import identity
 from bench.gpus import Card, gpus
-from bench.identity import identify
 from bench.recipes import Recipe
 from bench.record import Gpu, Machine, TargetRecord
 
@@ -53,36 +53,35 @@ def cards_here() -> list[Card]:
         return found.cards()
 
 
-def card_of(recipe: Recipe) -> Card | None:
-    """The card its engine was told to compute on, or may have taken; None: the processor, or who knows."""
-    device = recipe.settings.get("device", "cuda" if recipe.settings.get("kind") == "vllm" else "cpu")
-    if device == "cpu":
+def card_of(recipe: Recipe, pid: int | None) -> Card | None:
+    """The card on which its processes hold memory, as the driver tells; else that which it was told to compute on."""
+    if pid is not None and (card := identity.card_of(pid)) is not None:
+        return card
+    if recipe.settings.get("kind") != "vllm" and recipe.settings.get("device") != "cuda":
         return None
     index = int(recipe.settings.get("cuda_device") or 0)
     return next((card for card in cards_here() if card.index == index), None)
 
 
-async def describe(recipe: Recipe, pid: int | None) -> TargetRecord:
+async def describe(recipe: Recipe, pid: int | None, card: Card | None) -> TargetRecord:
     """Versions are those installed where it was started from, else what the server tells of itself.
 
     Raises `OSError` for a file of weights that cannot be read.
     """
-    found = await identify(
+    settings = recipe.settings.items()
+    found = await identity.identify(
         recipe.target,
         engine=recipe.engine,
         files=(recipe.file,) if recipe.file else (),
         argv=recipe.server.argv if recipe.server else (),
         pid=pid,
-        engine_table={
-            key: value for key, value in recipe.settings.items() if isinstance(value, bool | int | float | str)
-        },
+        card=card,
+        engine_table={key: value for key, value in settings if isinstance(value, bool | int | float | str)},
     )
-    if found.card is None and (card := card_of(recipe)) is not None:
-        found = replace(found, card=card.name, card_memory_bytes=card.memory_bytes, driver=card.driver)
-    if recipe.server is not None and recipe.packages:
-        versions = await asyncio.to_thread(_installed, recipe.python, recipe.packages)
-        found = replace(found, engine_version=versions or found.engine_version)
-    return found
+    if recipe.server is None or not recipe.packages:
+        return found
+    versions = await asyncio.to_thread(_installed, recipe.python, recipe.packages)
+    return replace(found, engine_version=versions or found.engine_version)
 
 
 def _installed(python: str, packages: Sequence[str]) -> str | None:

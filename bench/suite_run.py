@@ -16,6 +16,7 @@ from bench import asked
 from bench.crew import Crew, Failures
 from bench.display import Display
 from bench.drive import drive, people_of
+from bench.gpus import Card
 from bench.lengths import TYPICAL, Density, NoCount, density_of
 from bench.load import first_model
 from bench.machine import card_of, describe
@@ -120,6 +121,7 @@ class _PartRun:
         self._failures = Failures()
         self._density: Density | None = None
         self._rss_loaded: dict[str, int | None] = {}
+        self._cards: dict[str, Card | None] = {}
 
     async def prepare(self) -> list[Block]:
         """What is to be done with the targets that are here."""
@@ -187,8 +189,10 @@ class _PartRun:
             raise self._useless(name, f"failed its warm-up: {problem}")
         self._recipes[name] = recipe
         self._rss_loaded[name] = await crew.rss_bytes(name)
+        pid = await crew.process_of(name)
+        self._cards[name] = card = await asyncio.to_thread(card_of, recipe, pid)
         try:
-            self._setup.results.targets[name] = await describe(recipe, await crew.process_of(name))
+            self._setup.results.targets[name] = await describe(recipe, pid, card)
         except OSError as error:
             raise self._useless(name, f"has weights that cannot be read: {error}") from error
 
@@ -210,7 +214,8 @@ class _PartRun:
     async def _measure(self, crew: Crew, slot: Slot) -> Run:
         recipe = self._recipes[slot.target]
         density = await self._density_for(slot, recipe)
-        cards = frozenset() if (card := card_of(recipe)) is None else frozenset({card.index})
+        card = self._cards[slot.target]
+        cards = frozenset() if card is None else frozenset({card.index})
         plan = await asyncio.to_thread(predicted, recipe, slot, card, self._setup.place.threads)
         self._setup.display.begin(slot)
         try:

@@ -14,6 +14,8 @@ from bench.record import Run
 from bench.schedule import Slot, load_name
 
 _TOLD: Final = {"output_tok_per_s": "{:.1f} tok/s", "ttft_s_p50": "first token {:.2f} s", "errors": "{:.0f} errors"}
+_REFRESHES_PER_S: Final = 2
+"""Drawing takes time from the client, whose clock this is."""
 
 
 class Display(Protocol):
@@ -78,14 +80,14 @@ class Bars:
         self._progress.update(self._all, total=n_runs)
 
     def doing(self, what: str) -> None:
-        self._progress.update(self._now, description=what, total=None, completed=0, visible=True)
+        self._progress.reset(self._now, description=what, total=None, visible=True)
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"note: {text}", style="yellow", markup=False, highlight=False)
 
     def begin(self, slot: Slot) -> None:
         what = f"{slot.target}, {slot.workload.name}, {load_name(slot.load)}"
-        self._progress.update(self._now, description=what, total=None, completed=0, visible=True)
+        self._progress.reset(self._now, description=what, total=None, visible=True)
 
     def answered(self) -> None:
         self._progress.advance(self._now)
@@ -102,7 +104,7 @@ def showing(out: TextIO = sys.stderr) -> Iterator[Display]:
         yield Lines(out)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, refresh_per_second=_REFRESHES_PER_S) as progress:
         yield Bars(progress)
 
 

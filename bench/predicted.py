@@ -27,6 +27,7 @@ from weights.vllm_model import VllmModel, from_gguf, read_config
 
 RSS_LOADED: Final = "rss_loaded_bytes"
 """Before anybody but the warm-up has asked: what caches of prompts take later is not in a plan."""
+_GATEWAY_BYTES: Final = 60 << 20
 _MEMORY_ERROR: Final = 0.1
 _SHORT_PROMPT: Final = 100
 _LONG_PROMPT: Final = 256
@@ -57,7 +58,8 @@ def predicted_memory(recipe: Recipe, card: Card | None) -> Mapping[str, Predicte
         return {}
     if card is not None:
         return {"gpu_peak_bytes": Predicted(float(plan.gpu_bytes), _MEMORY_ERROR)}
-    return {RSS_LOADED: Predicted(float(plan.host_bytes + _PROGRAM_BYTES[kind]), _MEMORY_ERROR)}
+    n_bytes = plan.host_bytes + _PROGRAM_BYTES[kind] + (_GATEWAY_BYTES if recipe.has_gateway else 0)
+    return {RSS_LOADED: Predicted(float(n_bytes), _MEMORY_ERROR)}
 
 
 def _memory_of_vllm(recipe: Recipe, card: Card, n_ctx: int, n_seqs: int) -> Mapping[str, Predicted]:

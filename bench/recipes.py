@@ -63,6 +63,8 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
     python: str = sys.executable
     packages: tuple[str, ...] = ()
+    has_gateway: bool = False
+    """Whether its processes are those of the gateway as well."""
 
 
 def prepare(part: Part, spec: TargetSpec, place: Place, model: Path | None) -> Recipe:
@@ -197,6 +199,7 @@ def _preset(spec: Preset, place: Place) -> Recipe:
         settings=settings,
         python=settings.get("python", sys.executable),
         packages=_PACKAGES.get(spec.engine, ()),
+        has_gateway=True,
     )
 
 

@@ -22,7 +22,7 @@ _START_POLL_S: Final = 0.1
 _LOOK_LIMIT_S: Final = 10.0
 _END_LIMIT_S: Final = 30.0
 _TAIL_BYTES: Final = 4096
-_TAIL_CHARS: Final = 200
+_TAIL_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ def test_a_worker_on_the_processor_is_predicted_by_what_its_process_holds() -> N
     assert 0.38 * GIB < predicted.value < 0.46 * GIB
     longer = replace(WORKER, settings={"kind": "llamacpp", "n_ctx_total": 16384})
     assert predicted_memory(longer, None)[figure].value > predicted.value
+    assert predicted_memory(replace(WORKER, has_gateway=True), None)[figure].value > predicted.value
 
 
 def test_an_engine_on_a_card_is_predicted_by_what_it_holds_there() -> None:

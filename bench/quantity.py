@@ -30,6 +30,7 @@ _LABELS: Final = {
     "pss_bytes": "memory of the processes, shared pages counted once",
     "requests": "requests",
     "requests_per_s": "requests",
+    "rss_loaded_bytes": "memory of the processes, loaded",
     "rss_peak_bytes": "memory of the processes, peak",
     "total_tok_per_s": "prompt and output tokens",
     "wall_s": "time it took",

@@ -116,6 +116,14 @@ def revoke_key(id_or_name: str, config: ConfigOption = None, keys_file: KeysFile
     typer.echo(f"Key {record.name!r} (id {record.id}) is revoked.", err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure servers by HTTP, and report, compare and judge what was measured."""
+    from bench import command
+
+    raise typer.Exit(command.main(context.args))
+
+
 @config_app.command("check")
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""

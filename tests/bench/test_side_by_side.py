@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from bench.load import Target, Workload
+from bench.peer_builds import PeerBuilds
 from bench.peers import Setting, commands
 from bench.result import LoadResult
 from bench.side_by_side import Plan, compare, parse_arguments, parse_target, report, table
@@ -69,10 +70,10 @@ def test_a_target_written_otherwise_is_refused(text: str) -> None:
 
 
 def test_the_printed_commands_start_every_peer_alike_and_can_be_parsed() -> None:
-    setting = Setting(Path("work"), Path("m.gguf"), n_parallel=16, threads=2, n_ctx_seq=512)
+    setting = Setting(PeerBuilds(Path("work")), Path("m.gguf"), n_parallel=16, threads=2, n_ctx_seq=512)
     lines = commands(setting, "0+2+4").replace("\\\n", "").splitlines()
     assert "--threads 2 --threads-batch 2 --parallel 16 --ctx-size 8192" in lines[0]
     assert "--n_threads 2 --n_threads_batch 2 --n_ctx 512 --interrupt_requests false" in lines[1]
     plan, out = parse_arguments(lines[2].removeprefix("python -m bench.side_by_side").split())
     assert (plan.streams, plan.repeat, out) == ((1, 4, 8, 16), 3, Path("compare.json"))
-    assert [target.name for target in plan.targets] == ["llama-server", "llama-cpp-python"]
+    assert [target.name for target in plan.targets] == ["llama-server", "llama_cpp.server"]

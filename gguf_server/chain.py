@@ -249,7 +249,7 @@ class EngineChain:
         link.become(Phase.UP)
         self._poke.set()
         try:
-            async with trying_out(serving, is_wanted=link.forecast.plan.speed is not None):
+            async with trying_out(serving, link.forecast):
                 failure = await serving.watch(self._settings)
             was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
             self._withdraw(link)

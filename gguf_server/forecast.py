@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from dataclasses import replace
+from typing import Final, Literal, Protocol, TypeVar
 
 import structlog
 
@@ -15,6 +16,8 @@ from gguf_server.stream_speed import Sample, SpeedRecord
 Policy = Literal["enforce", "warn", "off"]
 MakePlan = Callable[[Room], EnginePlan]
 """What a load into that room is expected to come to. May block for the reading of a file's header."""
+
+Given = TypeVar("Given", Room, EnginePlan)
 
 _NO_PLAN: Final = EnginePlan(gaps=("nothing is known of this engine beforehand",))
 _OFF: Final = EnginePlan(gaps=('plan = "off"',))
@@ -70,6 +73,11 @@ class Forecast:
         if self._memory is not None and pid is not None:
             self.held = await asyncio.to_thread(self._memory.held, pid)
 
+    async def complete(self) -> None:
+        """Once it is loaded and answers: add what its plan left for later."""
+        if self.plan.later is not None:
+            self.plan = await asyncio.to_thread(self._made, self.plan.later, self.plan, self.plan)
+
     def note(self, sample: Sample) -> bool:
         """A stream that the engine had for itself. Whether by this one it has come to be called slow."""
         self.speed.note(sample)
@@ -120,10 +128,15 @@ class Forecast:
     def _plan(self, coming_back: Held) -> None:
         if self._memory is not None:
             self.room = self._memory.room().plus(coming_back.gpu_bytes or 0, coming_back.host_bytes or 0)
-        if self._make is None:
-            return
+        if self._make is not None:
+            self.plan = self._made(self._make, self.room, EnginePlan())
+
+    @staticmethod
+    def _made(make: Callable[[Given], EnginePlan], given: Given, otherwise: EnginePlan) -> EnginePlan:
         try:
-            self.plan = self._make(self.room)
+            return make(given)
         except Exception as error:  # noqa: BLE001 - a plan is advice: no fault in making one stops an engine
             log.warning("no plan could be made", why=type(error).__name__)
-            self.plan = EnginePlan(gaps=(f"no plan could be made: {type(error).__name__}",))
+            return replace(
+                otherwise, later=None, gaps=(*otherwise.gaps, f"no plan could be made: {type(error).__name__}")
+            )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 from backends.llama_server import LlamaServerSpec
 from backends.llamacpp_build import ask_build
 from backends.llamacpp_engine import LlamaCppSpec
-from gguf_server.planning import EnginePlan, MemoryNeed, Part, Room
-from gguf_server.speeds import llama_speed
+from gguf_server.planning import EnginePlan, ExpectedSpeed, MemoryNeed, Part, Room
+from gguf_server.speeds import card_speed, processor_speed
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
 from weights.load_settings import LoadSettings
@@ -111,8 +111,20 @@ def _plan(weights: str, mmproj: str | None, settings: LoadSettings, where: _Wher
         memory = _memory(model, settings, where, projector)
     except ValueError as error:
         unplanned = f"its memory is not known beforehand: {error}"
-    speed, unknown = llama_speed(model, settings, where.room, on_card=where.on_card, n_threads=where.n_threads)
-    return EnginePlan(memory=memory, speed=speed, gaps=tuple(gap for gap in (unplanned, unknown) if gap is not None))
+    known = EnginePlan(memory=memory, gaps=() if unplanned is None else (unplanned,))
+    if where.on_card:
+        return _with_speed(known, *card_speed(model, settings, where.room))
+    return replace(known, later=partial(_with_processor_speed, model, settings, where.n_threads))
+
+
+def _with_processor_speed(
+    model: GgufModel, settings: LoadSettings, n_threads: int | None, plan: EnginePlan
+) -> EnginePlan:
+    return _with_speed(replace(plan, later=None), *processor_speed(model, settings, n_threads))
+
+
+def _with_speed(plan: EnginePlan, speed: ExpectedSpeed | None, gap: str | None) -> EnginePlan:
+    return replace(plan, speed=speed, gaps=plan.gaps if gap is None else (*plan.gaps, gap))
 
 
 def _projector(mmproj: str | None) -> GgufModel | None:

@@ -6,6 +6,7 @@ Who makes such a plan is `gguf_server.engine_plans`; who asks for it, and holds 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -62,7 +63,8 @@ class ExpectedSpeed:
 class EnginePlan:
     """`gaps` say why there is no `memory` or no `speed`, one sentence each; `concerns`, what is amiss beforehand.
 
-    A plan that is not `is_binding` refuses nothing: settings that it does not read may change all of it.
+    A plan that is not `is_binding` refuses nothing: settings that it does not read may change all of it. `later` adds
+    what takes a measurement that no load should wait for; it blocks.
     """
 
     memory: MemoryNeed | None = None
@@ -70,6 +72,7 @@ class EnginePlan:
     gaps: tuple[str, ...] = ()
     concerns: tuple[str, ...] = ()
     is_binding: bool = True
+    later: Callable[[EnginePlan], EnginePlan] | None = None
 
 
 @dataclass(frozen=True, slots=True)

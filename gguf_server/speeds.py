@@ -21,14 +21,19 @@ _SHARED: Final = "a part of the layers is not on the card: no speed is planned f
 _NO_GGUF: Final = "no speed is planned for vLLM with anything but a GGUF"
 
 
-def llama_speed(model: GgufModel, settings: LoadSettings, room: Room, *, on_card: bool, n_threads: int | None) -> Found:
-    """Of llama.cpp. On a processor it is measured first, which takes a third of a second, once in a process."""
-    if not on_card:
-        return _found(model, settings, _processor(n_threads))
+def card_speed(model: GgufModel, settings: LoadSettings, room: Room) -> Found:
+    """Of llama.cpp on a card."""
     if 0 <= settings.n_gpu_layers <= model.n_layers:
         return None, _SHARED
     card, why = _card(room)
     return (None, why) if card is None else _found(model, settings, card)
+
+
+def processor_speed(model: GgufModel, settings: LoadSettings, n_threads: int | None) -> Found:
+    """Of llama.cpp on this machine's processor, which is measured: that takes half a second, once in a process."""
+    from weights import cpu_probe  # numpy is of no use to a gateway whose engines all have cards
+
+    return _found(model, settings, cpu_probe.measure(n_threads))
 
 
 def vllm_speed(model: GgufModel | None, room: Room, n_ctx: int) -> Found:
@@ -69,9 +74,3 @@ def _card(room: Room) -> tuple[Card | None, str | None]:
     seen = room.cards[0]
     card = find(seen.name, seen.total_bytes)
     return (card, None) if card else (None, f"the catalogue has no {seen.name}: no speed is planned for it")
-
-
-def _processor(n_threads: int | None) -> Card:
-    from weights import cpu_probe  # numpy is of no use to a gateway whose engines all have cards
-
-    return cpu_probe.measure(n_threads)

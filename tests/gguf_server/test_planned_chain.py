@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,6 +124,18 @@ async def test_a_plan_that_cannot_be_made_stops_nobody() -> None:
         told = describe_plan(chain.links[0].forecast)
         assert told["gaps"] == ["no plan could be made: ZeroDivisionError"]
         assert told["memory"]["predicted_bytes"] is None
+
+
+async def test_a_speed_that_cannot_be_measured_leaves_the_rest_of_the_plan() -> None:
+    def broken(_: EnginePlan) -> EnginePlan:
+        raise OSError("no threads left")
+
+    of = forecast(replace(needs(host_gib=1), speed=None, later=broken))
+    async with running([ScriptedEngine("a")], [of]):
+        await until(lambda: bool(of.plan.gaps))
+        assert of.plan.gaps == ("no plan could be made: OSError",)
+        assert of.plan.memory is not None
+        assert of.plan.later is None
 
 
 async def test_predicted_and_measured_memory_stand_side_by_side() -> None:

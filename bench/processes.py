@@ -27,7 +27,7 @@ def cpu_s(root: psutil.Process) -> float:
     A child that ends takes its time with it, so a difference is right only where none ended between.
     """
     total = 0.0
-    for process in _family(root):
+    for process in family(root):
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
             total += times.user + times.system
@@ -59,13 +59,13 @@ def cores_apart() -> tuple[list[int], list[int]]:
     return [first], others
 
 
-def _family(root: psutil.Process) -> list[psutil.Process]:
+def family(root: psutil.Process) -> list[psutil.Process]:
     return [root, *root.children(recursive=True)]
 
 
 def _threads(root: psutil.Process) -> list[int]:
     found = []
-    for process in _family(root):
+    for process in family(root):
         with suppress(psutil.NoSuchProcess):
             found += [thread.id for thread in process.threads()]
     return found

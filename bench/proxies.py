@@ -1,32 +1,27 @@
-"""The proxies whose overhead is compared: how LiteLLM is installed, how both are configured, what to type.
+"""The proxies whose overhead is compared: how both are configured, what to type.
 
 Both stand in front of `bench.upstream`, with one worker, one key and no database, and log what they log by default.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import venv
 from collections.abc import Sequence
 from pathlib import Path
 from shlex import join, quote
 from typing import Final
 
+import orjson
+
+from bench import story
+from bench.peer_builds import PeerBuilds
+
 KEY: Final = "sk-overhead"
 _PORTS: Final = {"upstream": 18090, "gateway": 18091, "litellm": 18092}
 _URLS: Final = {name: f"http://127.0.0.1:{port}" for name, port in _PORTS.items()}
 
-_LITELLM_CONFIG: Final = f"""\
-model_list:
-  - model_name: fake
-    litellm_params:
-      model: openai/fake
-      api_base: {_URLS["upstream"]}/v1
-      api_key: none
-general_settings:
-  master_key: {KEY}
-"""
+LITELLM_KEY_VARIABLE: Final = "LITELLM_MASTER_KEY"
+ENGINE_KEY_VARIABLE: Final = "BENCH_ENGINE_KEY"
 _GATEWAY_CONFIG: Final = f"""\
 [server]
 port = {_PORTS["gateway"]}
@@ -46,18 +41,28 @@ model = "fake"
 dialect = "vllm"
 """
 # What LiteLLM recommends for production, and no download of price lists.
-_LITELLM_ENVIRONMENT: Final = {
+LITELLM_ENVIRONMENT: Final = {
     "LITELLM_MODE": "PRODUCTION",
     "LITELLM_LOG": "ERROR",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
 
 
-def build_litellm(work: Path, version: str) -> None:
-    """Into an environment of its own. Blocks for a minute. Raises `CalledProcessError`."""
-    folder = work / "litellm-venv"
-    venv.create(folder, with_pip=True)
-    subprocess.run([str(folder / "bin" / "python"), "-m", "pip", "install", f"litellm[proxy]=={version}"], check=True)
+def litellm_config(url: str, model: str) -> bytes:
+    """Of LiteLLM in front of one server; JSON is YAML. Both keys are in the environment."""
+    base = f"{url.rstrip('/').removesuffix('/v1')}/v1"
+    engine = {"model": f"openai/{model}", "api_base": base, "api_key": f"os.environ/{ENGINE_KEY_VARIABLE}"}
+    return orjson.dumps(
+        {
+            "model_list": [{"model_name": model, "litellm_params": engine}],
+            "general_settings": {"master_key": f"os.environ/{LITELLM_KEY_VARIABLE}"},
+        }
+    )
+
+
+def litellm_argv(builds: PeerBuilds, config: Path, port: int) -> list[str]:
+    line = [str(builds.litellm), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+    return [*line, "--num_workers", "1", "--telemetry", "False"]
 
 
 def write_configs(work: Path) -> tuple[Path, Path]:
@@ -65,7 +70,7 @@ def write_configs(work: Path) -> tuple[Path, Path]:
     work.mkdir(parents=True, exist_ok=True)
     gateway, litellm = work / "overhead-gateway.toml", work / "overhead-litellm.yaml"
     gateway.write_text(_GATEWAY_CONFIG)
-    litellm.write_text(_LITELLM_CONFIG)
+    litellm.write_bytes(litellm_config(_URLS["upstream"], story.MODEL))
     return gateway, litellm
 
 
@@ -80,13 +85,9 @@ def commands(work: Path) -> str:
             GGUF_SERVER_API_KEYS=KEY,
         ),
         _started(
-            [
-                str(work / "litellm-venv" / "bin" / "litellm"),
-                *("--config", str(litellm), "--host", "127.0.0.1", "--port", str(_PORTS["litellm"])),
-                *("--num_workers", "1", "--telemetry", "False"),
-            ],
+            litellm_argv(PeerBuilds(work), litellm, _PORTS["litellm"]),
             work / "litellm.log",
-            **_LITELLM_ENVIRONMENT,
+            **{**LITELLM_ENVIRONMENT, LITELLM_KEY_VARIABLE: KEY, ENGINE_KEY_VARIABLE: "none"},
         ),
     ]
     proxies = [f"--proxy {name}={_URLS[name]},key={KEY}" for name in ("gateway", "litellm")]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Final
 
-from bench.compare import CAVEAT
+from bench.side_by_side import CAVEAT
 
 LIMIT: Final = "llama-batched-bench"
 TOTAL: Final = "total tok/s"

@@ -27,11 +27,12 @@ import orjson
 
 from bench import batched_bench
 from bench.batched_bench import Shape
-from bench.compare import CAVEAT, parse_target, warm_up
 from bench.load import Target, Workload, first_model
 from bench.parts import PARTS, Part, Turn
-from bench.peers import PORTS, Setting, llama_batched_bench
+from bench.peer_builds import PeerBuilds
+from bench.peers import PORTS, Setting
 from bench.servers import Server, running
+from bench.side_by_side import CAVEAT, parse_target, warm_up
 from bench.worker_report import LIMIT, TOTAL, Sample, report, table
 
 _WORKER_PORT: Final = 18084
@@ -54,9 +55,9 @@ class Plan:
     def servers(self, name: str) -> list[Server]:
         """Of one part; llama-server comes first, except where the worker is compared with itself."""
         part = PARTS[name]
-        setting = Setting(self.work, self.model, part.n_parallel, self.threads, part.n_ctx_seq)
+        setting = Setting(PeerBuilds(self.work), self.model, part.n_parallel, self.threads, part.n_ctx_seq)
         peer = "llama-server"
-        server = Server(_target(peer, PORTS[peer]), setting.argv(peer))
+        server = Server(_target(peer, PORTS[peer]), setting.argv(peer, PORTS[peer]))
         worker = Server(_target("worker", _WORKER_PORT), self._worker(part, _WORKER_PORT))
         if name != "rewrite":
             return [server, worker]
@@ -112,7 +113,8 @@ def _told(sample: Sample) -> Sample:
 async def _limit(plan: Plan, row: str, number: int) -> Sample:
     """What the library computes for the same shape without a server, in the same repetition."""
     shape = Shape(int(row.split()[0]))
-    limit = await batched_bench.measure(llama_batched_bench(plan.work), plan.model, shape, plan.threads)
+    program = PeerBuilds(plan.work).llama_batched_bench
+    limit = await batched_bench.measure(program, plan.model, shape, plan.threads)
     return Sample("streams", row, LIMIT, number, {TOTAL: limit.total_per_s})
 
 

@@ -46,6 +46,10 @@ PortOption = Annotated[int | None, typer.Option("--port", help="Port of the shar
 KeysFileOption = Annotated[
     Path | None, typer.Option("--keys-file", metavar="FILE", help="By default what the configuration says.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+_WEIGHTS_HELP = "A preset, hf:REPO/FILE, hf:REPO:QUANT or hf:REPO; a REPO's may end with @REVISION."
+WeightsArgument = Annotated[list[str], typer.Argument(metavar="WHAT...", help=_WEIGHTS_HELP)]
+AnyWeightsArgument = Annotated[list[str] | None, typer.Argument(metavar="[WHAT...]", help=_WEIGHTS_HELP)]
 
 
 class Format(StrEnum):
@@ -112,6 +116,14 @@ def revoke_key(id_or_name: str, config: ConfigOption = None, keys_file: KeysFile
     typer.echo(f"Key {record.name!r} (id {record.id}) is revoked.", err=True)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def bench(context: typer.Context) -> None:
+    """Measure servers by HTTP, and report, compare and judge what was measured."""
+    from bench import command
+
+    raise typer.Exit(command.main(context.args))
+
+
 @config_app.command("check")
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""
@@ -138,6 +150,50 @@ def show_config(
 def show_schema() -> None:
     """Print the JSON schema of a configuration file."""
     typer.echo(json.dumps(Settings.model_json_schema(), indent=2))
+
+
+@app.command("pull")
+def pull_weights(
+    what: AnyWeightsArgument = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
+) -> None:
+    """Fetch weights from the hub into its cache, and check them; without WHAT all that `serve` would need."""
+    from gguf_server.commands import pull
+
+    if what and config:
+        raise typer.BadParameter("give WHAT or --config, not both")
+    if what:
+        raise typer.Exit(pull.pull_named([*what, *(preset or ())], dry_run=dry_run))
+    raise typer.Exit(pull.pull_configured(_load(config, preset), dry_run=dry_run))
+
+
+@app.command("list")
+def list_weights(as_json: JsonOption = False) -> None:
+    """Show the weights in the hub's cache, with what is known about them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.list_cached(json_wanted=as_json))
+
+
+@app.command("verify")
+def verify_weights(what: AnyWeightsArgument = None) -> None:
+    """Compare the checksums of weights in the hub's cache; without WHAT all of them."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.verify(what or ()))
+
+
+@app.command("rm")
+def remove_weights(
+    what: WeightsArgument,
+    without_asking: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove weights from the hub's cache."""
+    from gguf_server.commands import cached_weights
+
+    raise typer.Exit(cached_weights.remove(what, without_asking=without_asking))
 
 
 @app.command("inspect")

@@ -221,7 +221,9 @@ class ServiceSettings(Strict):
     task: Literal["generate", "embed"] = Field(
         "generate", description="embed: the model makes vectors of texts, which /v1/embeddings gives."
     )
-    weights: str | None = Field(None, description="Path, hf:REPO/FILE or pkg:NAME. Goes before the engines' own.")
+    weights: str | None = Field(
+        None, description="Path, hf:REPO/FILE, hf:REPO:QUANT or pkg:NAME. Goes before the engines' own."
+    )
     mmproj: str | None = Field(None, description="Image encoder of these weights. Goes before the engines' own.")
     engines: tuple[EngineSettings, ...] = Field(min_length=1, description="The chain, most wanted first.")
     max_model_len: int = Field(ge=256, description="Context of one request, tokens.")

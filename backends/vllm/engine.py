@@ -19,7 +19,7 @@ from backends.vllm.argv import LOOPBACK, argv, environment, on_port, on_socket
 from backends.vllm.failures import classify, phase
 from backends.vllm.interpreter import installed
 from backends.vllm.memory import CardMemory, ReadCard, check_fits, is_small, margin_gib
-from backends.vllm.model_files import check_gguf, local_model, quantization_of
+from backends.vllm.model_files import check_gguf, local_model, local_tokenizer, quantization_of
 from backends.vllm.plugins import MAY_NEED, TESTED, check, is_tested
 from backends.vllm.spec import VllmSpec
 
@@ -57,6 +57,7 @@ def launch_plan(spec: VllmSpec, *, read_card: ReadCard = _no_card) -> LaunchPlan
     model = local_model(spec.model)
     if spec.quantization == "gguf":
         check_gguf(spec, model, found)
+    spec = replace(spec, tokenizer=local_tokenizer(spec.tokenizer), hf_config_path=local_tokenizer(spec.hf_config_path))
     _check_memory(spec, read_card(spec.cuda_device))
     key = secrets.token_urlsafe(32)
     listen, base_url, uds_path = _where(spec)

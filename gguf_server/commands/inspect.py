@@ -14,7 +14,7 @@ from backends.llamacpp.template_features import find_features
 from gguf_server.commands.model_description import Json, as_json, as_lines
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
-from weights.refs import WeightsMissing, resolve
+from weights.refs import WeightsMissing, locate
 
 _MOST_FILES_NAMED = 10
 
@@ -41,7 +41,7 @@ def inspect(ref: str, *, json_wanted: bool) -> int:
 
 def _model(ref: str) -> GgufModel:
     try:
-        path = resolve(ref)
+        path = locate(ref)
     except WeightsMissing as error:
         raise _CannotInspect(_in_folder(ref) or str(error)) from error
     try:

@@ -16,7 +16,7 @@ from gguf_server.settings import (
 )
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
-from weights.refs import WeightsMissing, resolve
+from weights.refs import WeightsDamaged, WeightsMissing, resolve
 
 Role = Literal["model", "projector", "repository"]
 
@@ -67,10 +67,10 @@ def is_hub_id(ref: str) -> bool:
 def _file(ref: str, role: Role, *, n_ctx: int = 0, partner: GgufModel | None = None) -> Weights:
     try:
         model = read(resolve(ref))
+    except (WeightsDamaged, DamagedHeader) as error:
+        return Weights(ref, role, damaged=str(error), n_ctx=n_ctx, partner=partner)
     except WeightsMissing as error:
         return Weights(ref, role, missing=str(error), n_ctx=n_ctx, partner=partner)
-    except DamagedHeader as error:
-        return Weights(ref, role, damaged=str(error), n_ctx=n_ctx, partner=partner)
     except OSError as error:
         return Weights(ref, role, damaged=error.strerror or str(error), n_ctx=n_ctx, partner=partner)
     return Weights(ref, role, model, n_ctx=n_ctx, partner=partner)

@@ -23,8 +23,9 @@ NEARLY_FULL = CardMemory(free_bytes=12 * GIB, total_bytes=12 * GIB)
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> VllmSpec:
-    """For an interpreter with vLLM and all plugins, which no test starts."""
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> VllmSpec:
+    """For an interpreter with vLLM and all plugins, which no test starts; the hub's cache is empty."""
+    monkeypatch.setattr("weights.hub_cache.cache_dir", lambda: tmp_path / "hub")
     python, site = environment_at(tmp_path / "v")
     install(site, ALL)
     return replace(SPEC, python=python)

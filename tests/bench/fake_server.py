@@ -14,8 +14,9 @@ from aiohttp import web
 class FakeServer:
     """Answers `max_tokens` chunks of text to each request, unless told to fail.
 
-    `together` requests have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look
-    after look: seconds with work to do, and inside `llama_decode`.
+    `says` are chunks to say instead, after `thoughts`; `says_bytes` is the whole body instead. `together` requests
+    have to be in flight before any of them is answered. `steps_s` is what `/metrics` says, look after look: seconds
+    with work to do, and inside `llama_decode`.
     """
 
     says_usage: bool = True
@@ -24,6 +25,10 @@ class FakeServer:
     breaks_after: int | None = None
     fails_after: int | None = None
     is_stuck: bool = False
+    engine: str = ""
+    says_bytes: bytes | None = None
+    thoughts: tuple[str, ...] = ()
+    says: tuple[str, ...] | None = None
     together: int = 1
     steps_s: list[tuple[float, float]] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -55,10 +60,14 @@ class FakeServer:
         if self.status != 200:
             return web.Response(status=self.status, text="no room")
         await self._all_here.wait()
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        headers = {"Content-Type": "text/event-stream"} | ({"x-engine": self.engine} if self.engine else {})
+        answer = web.StreamResponse(headers=headers)
         await answer.prepare(request)
         if self.is_stuck:
             await asyncio.Event().wait()
+        if self.says_bytes is not None:
+            await answer.write(self.says_bytes)
+            return answer
         for event in self._events(body["max_tokens"], is_chat="messages" in body):
             if event is None:
                 assert request.transport is not None
@@ -72,6 +81,10 @@ class FakeServer:
         n_tokens = max_tokens if self.ends_after is None else self.ends_after
         word = {"delta": {"content": "word"}} if is_chat else {"text": "word"}
         events = [_event(word, None)] * n_tokens
+        if self.says is not None:
+            deltas = [{"reasoning": text} for text in self.thoughts] + [{"content": text} for text in self.says]
+            events = [_event({"delta": delta}, None) for delta in deltas]
+            n_tokens = len(events)
         if self.breaks_after is not None:
             return [*events[: self.breaks_after], None]
         if self.fails_after is not None:

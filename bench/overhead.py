@@ -24,11 +24,11 @@ import aiohttp
 import orjson
 import psutil
 
-from bench import processes, story
-from bench.ask import Answer, ask, ask_together, check
-from bench.load import Target, connect
-from bench.overhead_table import CAVEAT, DIRECT, Sample, report, table
-from bench.result import percentile
+from bench.measuring.ask import Answer, ask, ask_together, check
+from bench.measuring.load import Target, connect
+from bench.measuring.result import percentile
+from bench.reports.overhead_table import CAVEAT, DIRECT, Sample, report, table
+from bench.servers import processes, story
 
 _START_LIMIT_S: Final = 90.0
 _START_POLL_S: Final = 0.5

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from bench import peer_builds, proxies
-from bench.peer_builds import PeerBuilds
+from bench.servers import peer_builds, proxies
+from bench.servers.peer_builds import PeerBuilds
 
 PORTS: Final = {"llama-server": 18081, "llama_cpp.server": 18082}
 _EOS_OPTIONS: Final = {"llama-server": "eos=ignore_eos", "llama_cpp.server": "eos=bias:{ids}"}

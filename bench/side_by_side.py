@@ -20,9 +20,9 @@ from statistics import median
 import aiohttp
 import orjson
 
-from bench.load import Target, Workload, first_model, run_load
-from bench.result import LoadResult, summarise
-from bench.steps import decode_share, read_steps
+from bench.measuring.load import Target, Workload, first_model, run_load
+from bench.measuring.result import LoadResult, summarise
+from bench.measuring.steps import decode_share, read_steps
 
 CAVEAT = (
     "Only ratios from one interleaved run mean anything: the absolute figures drift with the machine. "

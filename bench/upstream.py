@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import orjson
 
-from bench.story import LAST_BYTES, MODEL, N_PROMPT, ChunkBook, whole_answer
+from bench.servers.story import LAST_BYTES, MODEL, N_PROMPT, ChunkBook, whole_answer
 
 _BURST: Final = 16  # writes of one stream before another has its turn
 _GOLDEN: Final = 0.6180339887  # parts a circle evenly, however many parts there are in the end

@@ -5,7 +5,7 @@
     python -m bench.worker_table --part shared --target a=URL --target b=unix:PATH    # servers that run already
 
 Both servers of a part are started with the same threads, sequences and context. What the parts ask for is in
-`bench.parts`; a ratio is the median, over the repetitions, of a target's figure to the first target's.
+`bench.worker.parts`; a ratio is the median, over the repetitions, of a target's figure to the first target's.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from typing import Final
 import aiohttp
 import orjson
 
-from bench import batched_bench
-from bench.batched_bench import Shape
-from bench.load import Target, Workload, first_model
-from bench.parts import PARTS, Part, Turn
-from bench.peer_builds import PeerBuilds
+from bench.measuring.load import Target, Workload, first_model
 from bench.peers import PORTS, Setting
-from bench.servers import Server, running
+from bench.servers.launch import Server, running
+from bench.servers.peer_builds import PeerBuilds
 from bench.side_by_side import CAVEAT, parse_target, warm_up
-from bench.worker_report import LIMIT, TOTAL, Sample, report, table
+from bench.worker import batched_bench
+from bench.worker.batched_bench import Shape
+from bench.worker.parts import PARTS, Part, Turn
+from bench.worker.report import LIMIT, TOTAL, Sample, report, table
 
 _WORKER_PORT: Final = 18084
 _LOOKUP_PORT: Final = 18085

@@ -12,13 +12,14 @@ import orjson
 import psutil
 import pytest
 
-from bench import overhead, processes
-from bench.ask import Answer, check
-from bench.load import Target
+from bench import overhead
+from bench.measuring.ask import Answer, check
+from bench.measuring.load import Target
 from bench.overhead import Plan, parse_arguments, parse_proxy, run, setting
-from bench.overhead_table import Sample, report, summary, table
 from bench.peers import main as peers
-from bench.story import ChunkBook
+from bench.reports.overhead_table import Sample, report, summary, table
+from bench.servers import processes
+from bench.servers.story import ChunkBook
 from gguf_server import config
 
 PACED = ["first chunk", "in step", "out of step", "whole", "whole together"]

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bench.load import Target, Workload
-from bench.peer_builds import PeerBuilds
+from bench.measuring.load import Target, Workload
+from bench.measuring.result import LoadResult
 from bench.peers import Setting, commands
-from bench.result import LoadResult
+from bench.servers.peer_builds import PeerBuilds
 from bench.side_by_side import Plan, compare, parse_arguments, parse_target, report, table
 from tests.bench.fake_server import FakeServer
 

@@ -7,9 +7,9 @@ import aiohttp
 import orjson
 import pytest
 
-from bench.ask import words_of
-from bench.load import Target, Workload, first_model, run_load
-from bench.story import text
+from bench.measuring.ask import words_of
+from bench.measuring.load import Target, Workload, first_model, run_load
+from bench.servers.story import text
 from bench.upstream import Pace, in_groups
 
 

@@ -12,13 +12,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from bench import batched_bench
-from bench.batched_bench import Shape, argv
-from bench.load import Target
-from bench.parts import PARTS, Turn
-from bench.servers import Server, running
-from bench.steps import Steps, decode_share, read_steps
-from bench.worker_report import LIMIT, TOTAL, Sample, lines, report, table
+from bench.measuring.load import Target
+from bench.measuring.steps import Steps, decode_share, read_steps
+from bench.servers.launch import Server, running
+from bench.worker import batched_bench
+from bench.worker.batched_bench import Shape, argv
+from bench.worker.parts import PARTS, Turn
+from bench.worker.report import LIMIT, TOTAL, Sample, lines, report, table
 from bench.worker_table import Plan, parse_arguments, run
 from tests.bench.fake_server import FakeServer
 

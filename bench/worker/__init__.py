@@ -1,0 +1,1 @@
+"""The parts of `bench.worker_table`: the llama.cpp worker beside llama-server."""

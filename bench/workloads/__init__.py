@@ -1,0 +1,1 @@
+"""What people ask: texts, pictures and conversations, a function of seed and language alone."""

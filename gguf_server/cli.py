@@ -7,21 +7,19 @@ Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the c
 from __future__ import annotations
 
 import json
-import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import tomli_w
 import typer
 
 from gguf_server import config as configuration
 from gguf_server import keys as api_keys
-from gguf_server.settings import ServerSettings, Settings
+from gguf_server.logging_config import set_up_logging
+from gguf_server.settings import Settings
 
 app = typer.Typer(
     help="An OpenAI-compatible gateway in front of vLLM and llama.cpp.",
@@ -75,7 +73,7 @@ def serve(
 ) -> None:
     """Run the server until it is told to stop."""
     settings = _load(config, preset, host=host, port=port)
-    _set_up_logging(settings.server)
+    set_up_logging(settings.server)
     from gguf_server import run  # the other commands start faster without it
 
     raise typer.Exit(run.serve(settings))
@@ -270,32 +268,3 @@ def _key_errors_end_the_program() -> Iterator[None]:
     except api_keys.KeysError as exc:
         typer.echo(str(exc), err=True)
         raise typer.Exit(1) from exc
-
-
-def _set_up_logging(server: ServerSettings) -> None:
-    """One format on stderr for our own log and for that of the libraries."""
-    level = logging.getLevelNamesMapping()[server.log_level.upper()]
-    is_console = server.log_format == "console" or (server.log_format == "auto" and sys.stderr.isatty())
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendering: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if is_console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
-        )
-    )
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )

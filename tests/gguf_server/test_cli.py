@@ -64,7 +64,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     fake.serve = serve
     monkeypatch.setitem(sys.modules, "gguf_server.run", fake)
     monkeypatch.setattr(gguf_server, "run", fake, raising=False)
-    monkeypatch.setattr(cli, "_set_up_logging", lambda server: None)
+    monkeypatch.setattr(cli, "set_up_logging", lambda server: None)
     return calls
 
 

@@ -20,6 +20,8 @@ from weights.cards import Card
 Float32Array = npt.NDArray[np.float32]
 
 _READ_BYTES: Final = 64 << 20  # for each thread, more than its share of the caches
+_LEAST_READ_BYTES: Final = 8 << 20  # less may be read from the caches
+_ALL_READ_BYTES: Final = 1 << 30
 _N_MATRICES, _WIDTH = 512, 48  # so small that BLAS leaves each to one thread
 _TRIED_S: Final = 0.15  # for each of the two
 _LEAST_TRIES: Final = 3
@@ -30,7 +32,8 @@ def measure(n_threads: int | None = None) -> Card:
     """The processor with so many threads, all it may run on by default. Blocks; measured once in a process."""
     n_threads = n_threads or n_usable_threads()
     with ThreadPoolExecutor(n_threads) as threads:
-        n_bytes_per_s = _rate(threads, _READ_BYTES, [_reader() for _ in range(n_threads)])
+        n_read = n_read_bytes(n_threads)
+        n_bytes_per_s = _rate(threads, n_read, [_reader(n_read) for _ in range(n_threads)])
         n_flops_per_s = _rate(threads, 2 * _N_MATRICES * _WIDTH**3, [_multiplier() for _ in range(n_threads)])
     return Card(
         key="cpu",
@@ -52,6 +55,11 @@ def n_usable_threads() -> int:
     return os.cpu_count() or 1
 
 
+def n_read_bytes(n_threads: int) -> int:
+    """What each of so many threads reads: 1 GiB together at most, unless that is less than 8 MiB for each."""
+    return max(_LEAST_READ_BYTES, min(_READ_BYTES, _ALL_READ_BYTES // n_threads))
+
+
 def _rate(threads: ThreadPoolExecutor, n_units: int, works: Sequence[Callable[[], object]]) -> float:
     """Units that all threads do in a second, when each does `n_units` a turn."""
     best_s, ends_at, n_tries = float("inf"), time.perf_counter() + _TRIED_S, 0
@@ -63,8 +71,8 @@ def _rate(threads: ThreadPoolExecutor, n_units: int, works: Sequence[Callable[[]
     return len(works) * n_units / best_s
 
 
-def _reader() -> Callable[[], object]:
-    numbers: Float32Array = np.ones(_READ_BYTES // 4, np.float32)
+def _reader(n_bytes: int) -> Callable[[], object]:
+    numbers: Float32Array = np.ones(n_bytes // 4, np.float32)
     return numbers.max
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
 from tests.e2e.client import CHAT, COMPLETIONS, DONE, MODELS, Client, Json, chat, chunks, content_of, error_of, user
-from tests.e2e.program import Program
+from tests.e2e.program import Program, until
 from tests.e2e.services import PROMISES, Promise
 
 PIXEL = (
@@ -171,6 +172,12 @@ def test_stream_has_a_role_first_and_usage_last(demo: Client) -> None:
     assert not any(chunk.get("usage") for chunk in (first, *middle))
 
 
+def failures(client: Client) -> list[str] | None:
+    """Why each engine failed, once all have."""
+    told = [engine["last_failure"] for engine in client.get("/status").json()["engines"]]
+    return [failure["reason"] for failure in told] if all(told) else None
+
+
 def test_services_whose_engines_all_fail_say_so_and_when_to_come_back(start: Callable[..., Program]) -> None:
     config = (
         '[services.qwen3]\nport = 0\nweights = "nowhere.gguf"\n[services.gemma4]\nport = 0\nweights = "nowhere.gguf"'
@@ -191,7 +198,7 @@ def test_services_whose_engines_all_fail_say_so_and_when_to_come_back(start: Cal
             refused = client.post(path, chat())
             assert error_of(refused, 503)["code"] == "engine_not_ready"
             assert int(refused.headers["Retry-After"]) > 0
-        reasons = [engine["last_failure"]["reason"] for engine in client.get("/status").json()["engines"]]
+        reasons = until(partial(failures, client), what="every engine's failure")
         assert reasons == ["not_installed", "weights_missing", "weights_missing"]
         assert client.get("/").json()["ready"] is False
     answer = Client(program.url()).get("/health")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from gguf_server import failover
 from gguf_server.chain import EngineChain, NoneLeft
 from gguf_server.errors import NotReady
 from gguf_server.settings import FailoverSettings
+from tests.gguf_server.chains import serves, until
 from tests.gguf_server.scripted_engine import ScriptedEngine
 
 
@@ -27,16 +28,6 @@ async def running(*engines: ScriptedEngine, **options: Any) -> AsyncIterator[Eng
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def serves(chain: EngineChain, name: str) -> bool:
-    return chain.serving is not None and chain.serving.engine.name == name
 
 
 async def test_the_first_that_starts_serves_and_the_failures_before_it_stay_visible() -> None:

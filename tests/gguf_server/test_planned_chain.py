@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,7 @@ from gguf_server.forecast import Forecast, Policy
 from gguf_server.planning import GIB, EnginePlan, ExpectedSpeed, Held, MemoryNeed, Part, Room
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample
+from tests.gguf_server.chains import serves, until
 from tests.gguf_server.gateway import LIMIT_S, gateway
 from tests.gguf_server.scripted_engine import ScriptedEngine
 
@@ -66,16 +67,6 @@ async def running(
     finally:
         task.cancel()
         await asyncio.wait([task])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
-def serves(chain: EngineChain, name: str) -> bool:
-    return chain.serving is not None and chain.serving.engine.name == name
 
 
 async def test_an_engine_without_room_is_not_tried_and_the_next_takes_over() -> None:

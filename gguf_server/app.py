@@ -14,21 +14,26 @@ from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
+from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
 from gguf_server.middleware import (
-    LOG_FIELDS,
+    IDENTITY,
     Handler,
     add_request_id,
     identify_and_log,
     json_response,
     render_errors,
 )
+from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
 
 
-def make_app(mounts: Mapping[str, Service], keyring: KeyRing, *, max_body_bytes: int) -> web.Application:
+def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application:
     """`mounts`: which service answers under which path; "" is the root, which lists the others where nobody has it."""
+    keyring = gateway.keyring
+    max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
+    app[OBSERVERS] = gateway.observers
     app.on_response_prepare.append(add_request_id)
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
@@ -44,7 +49,7 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
     openai = OpenAIApi(service)
 
     def keyed(handler: Handler) -> Handler:
-        return _with_key(handler, keyring)
+        return _with_key(handler, keyring, service.name)
 
     routes = [
         web.get(f"{path}/health", ops.health),
@@ -83,9 +88,12 @@ def _distinct(mounts: Mapping[str, Service]) -> Sequence[Service]:
     return list({service.name: service for service in mounts.values()}.values())
 
 
-def _with_key(handler: Handler, keyring: KeyRing) -> Handler:
+def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None) -> Handler:
     async def guarded(request: web.Request) -> web.StreamResponse:
-        request[LOG_FIELDS]["key_id"] = authenticate(request.headers, keyring).id
+        record = request[RECORD]
+        record.service = service
+        identity = request[IDENTITY] = authenticate(request.headers, keyring)
+        record.key_id = identity.id
         return await handler(request)
 
     return guarded

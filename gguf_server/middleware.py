@@ -15,16 +15,16 @@ from aiohttp import web
 
 from gguf_server.engine_client import EngineError
 from gguf_server.errors import BadRequest, BodyTooLarge, EngineBroke, GatewayError, MethodNotAllowed, NotFound
+from gguf_server.keys import KeyIdentity
 from gguf_server.relay import EventStream
+from gguf_server.request_record import CLIENT_LEFT_STATUS, OBSERVERS, RECORD, RequestRecord
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID: Final = web.RequestKey("request_id", str)
+IDENTITY: Final = web.RequestKey("identity", KeyIdentity)
+"""Whose key the request carried; there wherever a key is asked for."""
 STREAM: Final = web.RequestKey("stream", EventStream)
-LOG_FIELDS: Final = web.RequestKey("log_fields", dict[str, object])
-
-CLIENT_LEFT_STATUS: Final = 499
-"""In the log only: the client went away before the answer was whole."""
 
 _GOOD_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -33,26 +33,25 @@ log = structlog.get_logger("request")
 
 @web.middleware
 async def identify_and_log(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The client's `x-request-id` where it is a sound one, else a new one; the answer carries it."""
+    """The client's `x-request-id` where it is a sound one, else a new one; the answer carries it.
+
+    The request's record is begun here, and at its end logged and shown to the application's observers.
+    """
     given = request.headers.get("x-request-id", "")
     request[REQUEST_ID] = given if _GOOD_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
-    request[LOG_FIELDS] = {}
+    record = request[RECORD] = RequestRecord(
+        request[REQUEST_ID], request.method, request.path, started_at=time.time(), client=request.remote
+    )
     started = time.perf_counter()
-    status = CLIENT_LEFT_STATUS
     try:
         response = await handler(request)
-        status = response.status
+        record.status = response.status
         return response
     finally:
-        log.info(
-            "request",
-            method=request.method,
-            path=request.path,
-            status=status,
-            elapsed_ms=round(1000 * (time.perf_counter() - started), 1),
-            request_id=request[REQUEST_ID],
-            **request[LOG_FIELDS],
-        )
+        record.elapsed_s = time.perf_counter() - started
+        log.info("request", **record.log_fields())
+        for observe in request.app.get(OBSERVERS, ()):
+            observe(record)
 
 
 @web.middleware
@@ -71,7 +70,7 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except Exception as error:  # noqa: BLE001 - the request boundary
         _log_unexpected(error, request[REQUEST_ID])
         problem = GatewayError("an internal error; the log has it under this request's id")
-    request[LOG_FIELDS]["error"] = problem.code
+    request[RECORD].error = problem.code
     stream = request.get(STREAM)
     if stream is not None and stream.is_open:
         await stream.fail(problem)

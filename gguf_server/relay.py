@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Final, Self
@@ -48,6 +49,7 @@ class EventStream:
         self._keep_alive_s = keep_alive_s
         self.usage: dict[str, Any] = {}
         self.sent: list[bytes] = []
+        self.opened_at: float | None = None  # by `time.perf_counter`
         self.response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -126,6 +128,7 @@ class EventStream:
 
     async def _send(self, whole: bytes) -> None:
         if self._keeping_alive is None:
+            self.opened_at = time.perf_counter()
             await self.response.prepare(self._request)
             self._keeping_alive = asyncio.create_task(self._keep_alive())
         self._wrote = True

@@ -9,25 +9,24 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
-from gguf_server.app import make_app
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
+from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
+from gguf_server.listeners import listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
-_CLOSE_S: Final = 3.0
 
 log = structlog.get_logger("server")
 
@@ -90,9 +89,10 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
             Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         ]
+        gateway = Gateway(settings, keyring, {service.name: service for service in services})
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with _listeners(settings, services, keyring), asyncio.TaskGroup() as owners:
+        async with listening(gateway), asyncio.TaskGroup() as owners:
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()
@@ -133,28 +133,6 @@ async def drain(services: list[Service], limit_s: float, *, hurry: asyncio.Event
 async def _all_idle(services: list[Service]) -> None:
     for service in services:
         await service.idle.wait()
-
-
-@asynccontextmanager
-async def _listeners(settings: Settings, services: list[Service], keyring: KeyRing) -> AsyncIterator[None]:
-    """The shared listener, and one for each service that has a port of its own."""
-    shared = {path: service for service in services for path in service.settings.paths}
-    listeners = [(settings.server.port, shared)]
-    listeners += [(service.settings.port, {"": service}) for service in services if service.settings.port]
-    runners: list[web.AppRunner] = []
-    try:
-        for port, mounts in listeners:
-            app = make_app(mounts, keyring, max_body_bytes=settings.server.max_body_bytes)
-            # Without handler_cancellation a client that leaves while it waits would be noticed only at its turn.
-            runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
-            runners.append(runner)
-            await runner.setup()
-            await web.TCPSite(runner, settings.server.host, port).start()
-            log.info("listening", url=f"http://{settings.server.host}:{port}", paths=list(mounts))
-        yield
-    finally:
-        for runner in runners:
-            await runner.cleanup()
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from backends.readiness import EMBEDDINGS_PATH
 from gguf_server.api.schemas import ChatForm, parse
 from gguf_server.dispatch import Dispatch, Prepare
 from gguf_server.errors import ModelNotFound
-from gguf_server.middleware import LOG_FIELDS, REQUEST_ID, STREAM, json_response
+from gguf_server.middleware import REQUEST_ID, STREAM, json_response
 from gguf_server.relay import EventStream
+from gguf_server.request_record import RECORD
 from gguf_server.service import Prepared, Service
 from gguf_server.serving import Serving
 
@@ -121,41 +122,51 @@ class OpenAIApi:
         def announce(serving: Serving, prepared: Prepared) -> dict[str, str]:
             return self._headers(request, serving, prepared, dispatch.n_failovers)
 
+        record = request[RECORD]
+        record.is_stream = True
+        started = time.perf_counter()
         stream = request[STREAM] = EventStream(request, {}, show_usage=show_usage)
-        async with self._dispatch(request, path, prepare) as dispatch, stream:
-            await dispatch.stream(stream, announce)
+        try:
+            async with self._dispatch(request, path, prepare) as dispatch, stream:
+                await dispatch.stream(stream, announce)
+        finally:
+            if stream.opened_at is not None:
+                record.ttft_s = stream.opened_at - started
         self._account(request, stream.usage)
         return stream.response
 
     @asynccontextmanager
     async def _dispatch(self, request: web.Request, path: str, prepare: Prepare) -> AsyncIterator[Dispatch]:
         """A request's turn. Whom no engine serves is told so before they queue."""
-        chain = self._service.chain
+        chain, record = self._service.chain, request[RECORD]
+        record.model = self._service.settings.model
         dispatch = Dispatch(chain, path, prepare, request[REQUEST_ID])
+        started = time.perf_counter()
         try:
             chain.require()
             async with self._service.turn():
+                record.queued_s = time.perf_counter() - started
                 yield dispatch
         finally:
             self._service.totals.n_failovers += dispatch.n_failovers
+            record.n_failovers = dispatch.n_failovers
             if dispatch.engine is not None:
-                request[LOG_FIELDS].update(engine=dispatch.engine.name, model=self._service.settings.model)
-            if dispatch.n_failovers:
-                request[LOG_FIELDS]["failovers"] = dispatch.n_failovers
+                record.engine = dispatch.engine.name
 
     def _headers(self, request: web.Request, serving: Serving, prepared: Prepared, n_failovers: int) -> dict[str, str]:
         """Who answers, and what was done to the conversation."""
         headers = {"x-engine": serving.engine.name, "x-engine-failovers": str(n_failovers)}
         if prepared.n_dropped:
             headers["x-context-truncated"] = str(prepared.n_dropped)
-            request[LOG_FIELDS]["truncated"] = prepared.n_dropped
+            request[RECORD].n_dropped = prepared.n_dropped
         return headers
 
     def _account(self, request: web.Request, usage: dict[str, Any]) -> None:
-        counts = {key: int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens")}
-        self._service.totals.n_prompt_tokens += counts["prompt_tokens"]
-        self._service.totals.n_completion_tokens += counts["completion_tokens"]
-        request[LOG_FIELDS].update(counts)
+        record, totals = request[RECORD], self._service.totals
+        record.n_prompt_tokens = int(usage.get("prompt_tokens") or 0)
+        record.n_completion_tokens = int(usage.get("completion_tokens") or 0)
+        totals.n_prompt_tokens += record.n_prompt_tokens
+        totals.n_completion_tokens += record.n_completion_tokens
 
     def _model_card(self, model_id: str) -> dict[str, Any]:
         settings = self._service.settings

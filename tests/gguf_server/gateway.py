@@ -19,6 +19,7 @@ from aiohttp import web
 from backends.base import Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
 from backends.supervised import LaunchPlan, SupervisedEngine
+from gguf_server import gateway as shared_parts
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
 from gguf_server.chain import EngineChain
@@ -27,7 +28,7 @@ from gguf_server.engines import forecasts as planned
 from gguf_server.forecast import Forecast
 from gguf_server.keys import KeyRing
 from gguf_server.service import Service
-from gguf_server.settings import FailoverSettings, ServiceSettings
+from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
 
 KEY = "test-key"
@@ -195,9 +196,9 @@ async def gateway(
         )
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
-        runner = web.AppRunner(
-            make_app({"": service}, keyring, max_body_bytes=1 << 20), access_log=None, handler_cancellation=True
-        )
+        server = ServerSettings(max_body_bytes=1 << 20)
+        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service})
+        runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()

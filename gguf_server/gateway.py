@@ -1,0 +1,26 @@
+"""What all listeners share: the services, the keys, and who is told of every request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gguf_server.keys import KeyRing
+from gguf_server.request_record import Observe
+from gguf_server.service import Service
+from gguf_server.settings import Settings
+
+
+@dataclass(slots=True)
+class Gateway:
+    """`services` by the names that the configuration gives them."""
+
+    settings: Settings
+    keyring: KeyRing
+    services: dict[str, Service]
+    observers: list[Observe] = field(default_factory=list)
+
+    @property
+    def shared_mounts(self) -> Mapping[str, Service]:
+        """The paths of the shared listener and whose they are."""
+        return {path: service for service in self.services.values() for path in service.settings.paths}

@@ -1,0 +1,73 @@
+"""What is known of one request when it is over: who asked, who answered, how much and how long; nothing of its content.
+
+Filled in on the way by those who know; the outermost middleware closes it, logs it, and shows it to every observer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiohttp import web
+
+CLIENT_LEFT_STATUS: Final = 499
+"""In records only: the client went away before the answer was whole."""
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """`service` and `engine` are names; `error` is the code of the error that the client was told.
+
+    Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
+    the first piece of a stream. None is what never came to be known. `n_dropped` counts the messages that were left
+    out to make the rest fit.
+    """
+
+    request_id: str
+    method: str
+    path: str
+    started_at: float
+    client: str | None = None
+    key_id: str | None = None
+    service: str | None = None
+    model: str | None = None
+    engine: str | None = None
+    status: int = CLIENT_LEFT_STATUS
+    error: str | None = None
+    is_stream: bool = False
+    n_prompt_tokens: int | None = None
+    n_completion_tokens: int | None = None
+    n_dropped: int = 0
+    n_failovers: int = 0
+    queued_s: float | None = None
+    ttft_s: float | None = None
+    elapsed_s: float = 0.0
+
+    def log_fields(self) -> dict[str, Any]:
+        """What the log's line says; what is not known is left out."""
+        said = {
+            "method": self.method,
+            "path": self.path,
+            "status": self.status,
+            "elapsed_ms": round(1000 * self.elapsed_s, 1),
+            "request_id": self.request_id,
+            "key_id": self.key_id,
+            "service": self.service,
+            "engine": self.engine,
+            "model": self.model,
+            "prompt_tokens": self.n_prompt_tokens,
+            "completion_tokens": self.n_completion_tokens,
+            "truncated": self.n_dropped or None,
+            "failovers": self.n_failovers or None,
+            "error": self.error,
+        }
+        return {name: value for name, value in said.items() if value is not None}
+
+
+RECORD: Final = web.RequestKey("record", RequestRecord)
+
+Observe = Callable[[RequestRecord], None]
+"""Told of every request once, at its end, on the event loop: it must be quick, and must not raise."""
+
+OBSERVERS: Final = web.AppKey("observers", list[Observe])

@@ -1,12 +1,14 @@
 """The application behind a listener: which paths there are, what each needs, who answers.
 
 Middleware, outermost first: request id and log line, errors in one shape. A key is asked for by the routes that need
-one, so that an unknown path is a 404 whoever asks.
+one, so that an unknown path is a 404 whoever asks. What services there are may change while it listens: `remount`
+gives it other routes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from aiohttp import web
 
@@ -16,6 +18,7 @@ from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
+from gguf_server.live_routes import LiveRoutes
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -27,20 +30,33 @@ from gguf_server.middleware import (
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
 
+ROUTES: Final = web.AppKey("routes", LiveRoutes)
+
 
 def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application:
     """`mounts`: which service answers under which path; "" is the root, which lists the others where nobody has it."""
-    keyring = gateway.keyring
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[ROUTES] = LiveRoutes()
     app.on_response_prepare.append(add_request_id)
-    for path, service in mounts.items():
-        app.add_routes(service_routes(path, service, keyring))
-    app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])
-    if "" not in mounts:
-        app.add_routes(directory_routes(mounts, keyring))
+    app.router.register_resource(app[ROUTES])
+    remount(app, gateway, mounts)
     return app
+
+
+def remount(app: web.Application, gateway: Gateway, mounts: Mapping[str, Service]) -> None:
+    """Let new requests find these services, and be as large as the gateway's settings now say."""
+    app._client_max_size = gateway.settings.server.max_body_bytes  # aiohttp reads it for each request
+    app[ROUTES].replace(routes_of(gateway, mounts))
+
+
+def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.RouteDef]:
+    """All that depends on which services there are."""
+    keyring = gateway.keyring
+    routes = [route for path, service in mounts.items() for route in service_routes(path, service, keyring)]
+    routes.append(web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)))
+    return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]
 
 
 def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.RouteDef]:

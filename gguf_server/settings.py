@@ -280,4 +280,6 @@ class Settings(Strict):
             for mount in own + shared:
                 if (other := mounts.setdefault(mount, name)) != name:
                     raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+            if service.port and service.port == self.server.port:
+                raise ValueError(f"service {name!r} wants port {service.port}, which is the shared listener's")
         return self

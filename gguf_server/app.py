@@ -15,9 +15,9 @@ from aiohttp import web
 from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
-from gguf_server.auth import authenticate
+from gguf_server.auth import authenticate, check_role
 from gguf_server.gateway import Gateway
-from gguf_server.keys import KeyRing
+from gguf_server.keys import KeyRing, Role
 from gguf_server.live_routes import LiveRoutes
 from gguf_server.middleware import (
     IDENTITY,
@@ -67,12 +67,15 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
     def keyed(handler: Handler) -> Handler:
         return _with_key(handler, keyring, service.name)
 
+    def asking(handler: Handler) -> Handler:
+        return _with_key(handler, keyring, service.name, role="user")
+
     routes = [
         web.get(f"{path}/health", ops.health),
         web.get(f"{path}/status", keyed(ops.status)),
-        web.post(f"{path}/chat", keyed(openai.chat)),
-        web.post(f"{path}/v1/chat/completions", keyed(openai.chat_completions)),
-        web.post(f"{path}/v1/completions", keyed(openai.completions)),
+        web.post(f"{path}/chat", asking(openai.chat)),
+        web.post(f"{path}/v1/chat/completions", asking(openai.chat_completions)),
+        web.post(f"{path}/v1/completions", asking(openai.completions)),
         web.get(f"{path}/v1/models", keyed(openai.list_models)),
         web.get(f"{path}/v1/models/{{id:.+}}", keyed(openai.show_model)),
         web.get(f"{path}/", keyed(ops.index)),
@@ -80,7 +83,7 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
     if path:
         routes.append(web.get(path, keyed(ops.index)))
     if service.settings.task == "embed":
-        routes.append(web.post(f"{path}/v1/embeddings", keyed(openai.embeddings)))
+        routes.append(web.post(f"{path}/v1/embeddings", asking(openai.embeddings)))
     return routes
 
 
@@ -104,12 +107,16 @@ def _distinct(mounts: Mapping[str, Service]) -> Sequence[Service]:
     return list({service.name: service for service in mounts.values()}.values())
 
 
-def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None) -> Handler:
+def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *, role: Role | None = None) -> Handler:
+    """`role`: of those who may; None is anybody with a key."""
+
     async def guarded(request: web.Request) -> web.StreamResponse:
         record = request[RECORD]
         record.service = service
         identity = request[IDENTITY] = authenticate(request.headers, keyring)
         record.key_id = identity.id
+        if role is not None:
+            check_role(identity, role)
         return await handler(request)
 
     return guarded

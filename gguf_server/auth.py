@@ -6,8 +6,8 @@ import re
 
 from multidict import CIMultiDictProxy
 
-from gguf_server.errors import Unauthorized
-from gguf_server.keys import KeyIdentity, KeyRing
+from gguf_server.errors import Forbidden, Unauthorized
+from gguf_server.keys import KeyIdentity, KeyRing, Role
 
 _BEARER = re.compile(r"\s*bearer\s+(.*?)\s*", re.IGNORECASE | re.DOTALL)
 
@@ -37,3 +37,12 @@ def authenticate(headers: CIMultiDictProxy[str], keyring: KeyRing) -> KeyIdentit
     if len(valid) > 1:
         raise Unauthorized("ambiguous API keys: the request carries two different valid ones; send one")
     return valid[0]
+
+
+def check_role(identity: KeyIdentity, role: Role) -> None:
+    """Raises `Forbidden` for a key of the other kind."""
+    if identity.role == role:
+        return
+    if role == "admin":
+        raise Forbidden("this needs an admin key: gguf-server keys create NAME --admin makes one")
+    raise Forbidden("this is an admin key: it governs the server, and asks no model; send an ordinary key")

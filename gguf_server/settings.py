@@ -38,6 +38,12 @@ class ServerSettings(Strict):
     )
 
 
+class DocsSettings(Strict):
+    """The API's description."""
+
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
+
+
 class SamplingDefaults(Strict):
     """What a request that does not say otherwise is sampled with. None leaves the engine's own default."""
 
@@ -269,6 +275,7 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    docs: DocsSettings = DocsSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

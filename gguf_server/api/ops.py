@@ -11,6 +11,7 @@ from aiohttp import web
 
 from backends.base import EngineState
 from gguf_server import gpus
+from gguf_server.api.live_status import describe_live
 from gguf_server.api.plan_status import describe_plan
 from gguf_server.link import Link
 from gguf_server.middleware import json_response
@@ -68,6 +69,7 @@ class OpsApi:
                     "failovers": service.totals.n_failovers,
                     "unknown_fields": service.totals.n_unknown_fields,
                 },
+                "live": describe_live(service),
                 "uptime_s": round(time.time() - service.started_at, 1),
                 "draining": service.draining,
                 "gpu": cards,

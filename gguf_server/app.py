@@ -16,6 +16,7 @@ from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
+from gguf_server.limits import requests as limits
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -34,7 +35,8 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
-    app.on_response_prepare.append(add_request_id)
+    app[limits.LIMITER] = gateway.limiter
+    app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
     app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])
@@ -94,6 +96,7 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None) ->
         record.service = service
         identity = request[IDENTITY] = authenticate(request.headers, keyring)
         record.key_id = identity.id
+        limits.check(request, identity, service)
         return await handler(request)
 
     return guarded

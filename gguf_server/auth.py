@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from multidict import CIMultiDictProxy
 
@@ -34,6 +35,10 @@ def authenticate(headers: CIMultiDictProxy[str], keyring: KeyRing) -> KeyIdentit
     valid = [identity for token in tokens if (identity := keyring.identify(token)) is not None]
     if not valid:
         raise Unauthorized("wrong API key")
-    if len(valid) > 1:
+    now_s = time.time()
+    in_time = [identity for identity in valid if not (identity.limits and identity.limits.has_expired(now_s))]
+    if not in_time:
+        raise Unauthorized("this API key has expired", code="key_expired")
+    if len(in_time) > 1:
         raise Unauthorized("ambiguous API keys: the request carries two different valid ones; send one")
-    return valid[0]
+    return in_time[0]

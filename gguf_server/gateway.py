@@ -1,4 +1,4 @@
-"""What all listeners share: the services, the keys, and who is told of every request."""
+"""What all listeners share: the services, the keys and their limits, and who is told of every request."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gguf_server.keys import KeyRing
+from gguf_server.limits.limiter import Limiter
 from gguf_server.request_record import Observe
 from gguf_server.service import Service
 from gguf_server.settings import Settings
@@ -19,6 +20,7 @@ class Gateway:
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    limiter: Limiter = field(default_factory=Limiter)
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

@@ -22,6 +22,7 @@ from gguf_server.api.service_operations import ServiceOperations
 from gguf_server.auth import authenticate, check_role
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
+from gguf_server.limits import requests as limits
 from gguf_server.live_routes import LiveRoutes
 from gguf_server.middleware import (
     IDENTITY,
@@ -42,8 +43,9 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
     app.router.register_resource(app[ROUTES])
     remount(app, gateway, mounts)
     return app
@@ -128,6 +130,7 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *,
         record.key_id = identity.id
         if role is not None:
             check_role(identity, role)
+        limits.check(request, identity, service)
         return await handler(request)
 
     return guarded

@@ -1,4 +1,4 @@
-"""What all listeners share: the services, the keys, and who is told of every request."""
+"""What all listeners share: the services, the keys and their limits, and who is told of every request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gguf_server.keys import KeyRing
+from gguf_server.limits.limiter import Limiter
 from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
@@ -20,6 +21,7 @@ class Gateway:
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    limiter: Limiter = field(default_factory=Limiter)
 
     def __post_init__(self) -> None:
         self.observers.append(self._note_figures)

@@ -1,6 +1,7 @@
 """The application behind a listener: which paths there are, what each needs, who answers.
 
-Middleware, outermost first: request id and log line, errors in one shape. A key is asked for by the routes that need
+Middleware, outermost first: request id and log line, errors in one shape; around and inside of these, what faces the
+network (`gguf_server.listening.layers`). A key is asked for by the routes that need
 one, so that an unknown path is a 404 whoever asks.
 """
 
@@ -16,6 +17,7 @@ from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
+from gguf_server.listening.layers import protect
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -35,6 +37,7 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
     app.on_response_prepare.append(add_request_id)
+    protect(app, gateway)
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
     app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])

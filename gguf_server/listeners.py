@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gguf_server.app import make_app
 from gguf_server.gateway import Gateway
+from gguf_server.listening.site import Entrance
 
 _CLOSE_S: Final = 3.0
 
@@ -19,11 +20,12 @@ log = structlog.get_logger("server")
 
 @asynccontextmanager
 async def listening(gateway: Gateway) -> AsyncIterator[None]:
-    """Held while the gateway is to be reached. Raises `OSError` for an address that cannot be had."""
+    """Held while the gateway is to be reached. Raises `OSError` for an address that cannot be had, and `TlsError`."""
     server = gateway.settings.server
     listeners = [(server.port, gateway.shared_mounts)]
     own_ports = [service for service in gateway.services.values() if service.settings.port]
     listeners += [(service.settings.port or 0, {"": service}) for service in own_ports]
+    entrance = Entrance(gateway.settings)
     runners: list[web.AppRunner] = []
     try:
         for port, mounts in listeners:
@@ -32,9 +34,10 @@ async def listening(gateway: Gateway) -> AsyncIterator[None]:
             runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
             runners.append(runner)
             await runner.setup()
-            await web.TCPSite(runner, server.host, port).start()
-            log.info("listening", url=f"http://{server.host}:{port}", paths=list(mounts))
+            await entrance.site(runner, server.host, port).start()
+            log.info("listening", url=f"{entrance.scheme}://{server.host}:{port}", paths=list(mounts))
         yield
     finally:
         for runner in runners:
             await runner.cleanup()
+        entrance.close()

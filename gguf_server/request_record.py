@@ -17,7 +17,9 @@ CLIENT_LEFT_STATUS: Final = 499
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`service` and `engine` are names; `error` is the code of the error that the client was told.
+    """`path` is that of the route, or "other" where there is none; so is a `method` that nobody knows.
+
+    `service` and `engine` are names; `error` is the code of the error that the client was told.
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.

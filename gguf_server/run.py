@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
 from gguf_server.card_memory import Read
@@ -93,6 +94,7 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
 
 async def _run(settings: Settings, keyring: KeyRing) -> None:
     stop = asyncio.Event()
+    quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
         runtime_dir = opened.enter_context(_runtime_dir())

@@ -198,7 +198,7 @@ async def test_gateways_under_load_lose_no_request_when_it_goes_and_comes_back(r
             _, status = await one.get("/status")
             assert (status["limits"]["store"], status["limits"]["store_reachable"]) == ("redis", is_reachable)
         assert statuses == {200: 90}
-        assert (await load(one, 8) + await load(other, 8))[429] > 0
+        assert (await load(one, 15) + await load(other, 15))[429] > 0
 
 
 @pytest.mark.parametrize("redis_flags", [("--requirepass", "s3cret")])

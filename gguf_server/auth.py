@@ -7,8 +7,8 @@ import time
 
 from multidict import CIMultiDictProxy
 
-from gguf_server.errors import Unauthorized
-from gguf_server.keys import KeyIdentity, KeyRing
+from gguf_server.errors import PermissionDenied, Unauthorized
+from gguf_server.keys import KeyIdentity, KeyRing, Role
 
 _BEARER = re.compile(r"\s*bearer\s+(.*?)\s*", re.IGNORECASE | re.DOTALL)
 
@@ -42,3 +42,14 @@ def authenticate(headers: CIMultiDictProxy[str], keyring: KeyRing) -> KeyIdentit
     if len(in_time) > 1:
         raise Unauthorized("ambiguous API keys: the request carries two different valid ones; send one")
     return in_time[0]
+
+
+def check_role(identity: KeyIdentity, role: Role) -> None:
+    """Raises `PermissionDenied` for a key of the other kind."""
+    if identity.role == role:
+        return
+    if role == "admin":
+        message = "this needs an admin key: gguf-server keys create NAME --admin makes one"
+    else:
+        message = "this is an admin key: it governs the server, and asks no model; send an ordinary key"
+    raise PermissionDenied(message, code="wrong_role")

@@ -8,6 +8,7 @@
     ├── NotFound                 404     invalid_request_error    not_found
     │   └── ModelNotFound        404     invalid_request_error    model_not_found
     ├── MethodNotAllowed         405     invalid_request_error    method_not_allowed
+    ├── Conflict                 409     invalid_request_error    conflict
     ├── BodyTooLarge             413     invalid_request_error    body_too_large
     ├── WrongShape               422     invalid_request_error    (given)
     ├── QueueFull                429     rate_limit_error         queue_full
@@ -16,6 +17,7 @@
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
+    ├── Paused                   503     service_unavailable      service_paused
     └── TimedOut                 504     timeout_error            request_timeout
 
 Raised where the fact is known; rendered in one place (`gguf_server.middleware`), or, once a stream has begun, as its
@@ -99,6 +101,18 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_allowed"
 
 
+class Conflict(GatewayError):
+    """What is asked does not go with what is."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+    def __init__(self, message: str) -> None:
+        # The SDKs would repeat it, and it would be as impossible.
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
 class BodyTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
@@ -152,6 +166,14 @@ class Draining(_Retryable):
     status = 503
     type = "service_unavailable"
     code = "shutting_down"
+
+
+class Paused(_Retryable):
+    """An operator has this service take no requests."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "service_paused"
 
 
 class TimedOut(GatewayError):

@@ -61,14 +61,15 @@ def open_keyring(settings: Settings) -> KeyRing | None:
     """The keys this server knows. On a loopback address the first start makes one; elsewhere None means "refuse"."""
     path = settings.server.keys_file or keys.default_path()
     extra = keys.tokens_in(os.environ.get(config.KEYS_VARIABLE, ""))
-    keyring = KeyRing(path, extra)
+    admins = keys.tokens_in(os.environ.get(config.ADMIN_KEYS_VARIABLE, ""))
+    keyring = KeyRing(path, extra, admins)
     if keyring.has_keys:
         return keyring
     if not config.is_loopback(settings.server.host):
         return None
     _, token = keys.create(path, "first")
     _print_first_key(settings, path, token)
-    return KeyRing(path, extra)
+    return KeyRing(path, extra, admins)
 
 
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:

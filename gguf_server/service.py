@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from gguf_server import context, images
 from gguf_server.admission import Admission, Place
 from gguf_server.chain import EngineChain
 from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
+from gguf_server.live_figures import LiveFigures, Writing
 from gguf_server.serving import Serving
 from gguf_server.settings import ServiceSettings
 from gguf_server.turnstile import ANYBODY, Visitor
@@ -95,6 +96,7 @@ class Service:
     chain: EngineChain
     admission: Admission
     totals: Totals = field(default_factory=Totals)
+    figures: LiveFigures = field(default_factory=LiveFigures)
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
@@ -129,6 +131,11 @@ class Service:
     @property
     def n_in_flight(self) -> int:
         return len(self._deadlines)
+
+    def running_answers(self) -> Iterator[Writing]:
+        """What the streams that have not ended yet have come to; a piece counts as a token."""
+        servings = (link.serving for link in self.chain.links if link.serving is not None)
+        return (Writing(*use.timer.so_far()) for serving in servings for use in serving.uses)
 
     def cut_off(self) -> None:
         """End every request that still runs, with an error each."""

@@ -35,6 +35,12 @@ class ServerSettings(Strict):
     )
 
 
+class DocsSettings(Strict):
+    """The API's description."""
+
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
+
+
 class SamplingDefaults(Strict):
     """What a request that does not say otherwise is sampled with. None leaves the engine's own default."""
 
@@ -266,6 +272,7 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
@@ -278,4 +285,6 @@ class Settings(Strict):
             for mount in own + shared:
                 if (other := mounts.setdefault(mount, name)) != name:
                     raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+            if service.port and service.port == self.server.port:
+                raise ValueError(f"service {name!r} wants port {service.port}, which is the shared listener's")
         return self

@@ -165,6 +165,7 @@ class OpenAIApi:
         finally:
             self._service.totals.n_failovers += dispatch.n_failovers
             record.n_failovers = dispatch.n_failovers
+            record.gap_s = dispatch.gap_s
             if dispatch.engine is not None:
                 record.engine = dispatch.engine.name
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from backends.base import EngineState
 from gguf_server import gpus
+from gguf_server.api.live_status import describe_live
 from gguf_server.api.plan_status import describe_plan
 from gguf_server.limits.requests import LIMITER
 from gguf_server.link import Link
@@ -69,6 +70,7 @@ class OpsApi:
                     "failovers": service.totals.n_failovers,
                     "unknown_fields": service.totals.n_unknown_fields,
                 },
+                "live": describe_live(service),
                 "limits": request.app[LIMITER].status(),
                 "uptime_s": round(time.time() - service.started_at, 1),
                 "draining": service.draining,

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
-from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.auth import authenticate
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
+from gguf_server.metrics.listener import metrics_handler
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -37,7 +37,8 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     app.on_response_prepare.append(add_request_id)
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
-    app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])
+    metrics = metrics_handler(gateway, lambda: _distinct(mounts), with_others="" not in mounts)
+    app.add_routes([web.get("/metrics", metrics if gateway.metrics_key else _with_key(metrics, keyring))])
     if "" not in mounts:
         app.add_routes(directory_routes(mounts, keyring))
     return app

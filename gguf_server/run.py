@@ -23,6 +23,8 @@ from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
 from gguf_server.listeners import listening
+from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
+from gguf_server.metrics.listener import metrics_listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 
@@ -35,7 +37,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit status."""
     try:
         keyring = open_keyring(settings)
-    except KeysError as error:
+        metrics_key = open_key(settings.metrics)
+    except (KeysError, MetricsKeyError) as error:
         print(error, file=sys.stderr)
         return 2
     if keyring is None:
@@ -46,7 +49,7 @@ def serve(settings: Settings) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring))
+        asyncio.run(_run(settings, keyring, metrics_key))
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -81,7 +84,7 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing) -> None:
+async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None) -> None:
     stop = asyncio.Event()
     with _runtime_dir() as runtime_dir:
         read_cards = gpus.read if gpus.read() is not None else None
@@ -89,10 +92,10 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
             Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         ]
-        gateway = Gateway(settings, keyring, {service.name: service for service in services})
+        gateway = Gateway(settings, keyring, {service.name: service for service in services}, metrics_key=metrics_key)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), asyncio.TaskGroup() as owners:
+        async with listening(gateway), metrics_listening(gateway), asyncio.TaskGroup() as owners:
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()

@@ -1,4 +1,4 @@
-"""What all listeners share: the services, the keys, and who is told of every request."""
+"""What all listeners share: the services, the keys and their limits, and who is told of every request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gguf_server.keys import KeyRing
+from gguf_server.limits.limiter import Limiter
 from gguf_server.metrics.access import MetricsKey
 from gguf_server.metrics.exposition import Exposition
 from gguf_server.request_record import Observe, RequestRecord
@@ -23,6 +24,7 @@ class Gateway:
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
     metrics_key: MetricsKey | None = None
+    limiter: Limiter = field(default_factory=Limiter)
     exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:

@@ -17,12 +17,13 @@ from backends.openai_schema import (
     Message,
 )
 from gguf_server import context, images
-from gguf_server.admission import Admission
+from gguf_server.admission import Admission, Place
 from gguf_server.chain import EngineChain
 from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
 from gguf_server.live_figures import LiveFigures, Writing
 from gguf_server.serving import Serving
 from gguf_server.settings import ServiceSettings
+from gguf_server.turnstile import ANYBODY, Visitor
 
 # What is passed on to the engine besides the fields that the gateway itself sets. Anything else that a client sends
 # is accepted and left out: OpenAI's clients keep adding fields that mean nothing here.
@@ -105,7 +106,7 @@ class Service:
         self.idle.set()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, visitor: Visitor = ANYBODY) -> AsyncIterator[Place]:
         """A request's time: in the queue, then computing. Raises `Draining`, `QueueFull` and `TimedOut`."""
         if self.draining:
             raise Draining("the server is shutting down", retry_after_s=5)
@@ -114,8 +115,8 @@ class Service:
         self._deadlines.add(timeout)
         self.idle.clear()
         try:
-            async with timeout, self.admission.permit():
-                yield
+            async with timeout, self.admission.permit(visitor) as place:
+                yield place
         except TimeoutError:
             if not timeout.expired():
                 raise

@@ -14,7 +14,6 @@ from aiohttp import web
 
 from gguf_server.api import server_operations
 from gguf_server.api.docs import docs_routes
-from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.operations import described
 from gguf_server.api.ops import OpsApi, health_of
@@ -25,6 +24,7 @@ from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
 from gguf_server.listening.layers import protect
 from gguf_server.live_routes import LiveRoutes
+from gguf_server.metrics.listener import metrics_handler
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -63,8 +63,9 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     """All that depends on which services there are."""
     keyring = gateway.keyring
     routes = [route for path, service in mounts.items() for route in service_routes(path, service, keyring)]
-    metrics = _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)
-    routes.append(described(web.get("/metrics", metrics), server_operations.METRICS))
+    metrics = metrics_handler(gateway, lambda: _distinct(mounts), with_others="" not in mounts)
+    guarded = metrics if gateway.metrics_key else _with_key(metrics, keyring)
+    routes.append(described(web.get("/metrics", guarded), server_operations.METRICS))
     if gateway.settings.docs.enabled:
         routes += docs_routes()
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]

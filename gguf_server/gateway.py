@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
+from gguf_server.metrics.access import MetricsKey
+from gguf_server.metrics.exposition import Exposition
 from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
@@ -21,10 +23,13 @@ class Gateway:
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    metrics_key: MetricsKey | None = None
     limiter: Limiter = field(default_factory=Limiter)
+    exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:
-        self.observers.append(self._note_figures)
+        self.exposition = Exposition(self.settings.metrics)
+        self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

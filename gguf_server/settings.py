@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from gguf_server.settings_base import Strict as Strict
 from gguf_server.settings_limits import LimitsSettings
 from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
+from gguf_server.settings_observing import MetricsSettings, TracingSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
@@ -279,6 +280,8 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
     docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
     tls: TlsSettings = TlsSettings()

@@ -13,7 +13,9 @@ from aiohttp import web
 from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
+from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.auth import authenticate
+from gguf_server.conditions import CONDITIONS, GUARDS
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
 from gguf_server.middleware import (
@@ -34,6 +36,10 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[GUARDS] = gateway.guards
+    app[CONDITIONS] = gateway.conditions
+    if gateway.prompt_hasher is not None:
+        app[PROMPT_HASHER] = gateway.prompt_hasher
     app.on_response_prepare.append(add_request_id)
     for path, service in mounts.items():
         app.add_routes(service_routes(path, service, keyring))
@@ -94,6 +100,8 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None) ->
         record.service = service
         identity = request[IDENTITY] = authenticate(request.headers, keyring)
         record.key_id = identity.id
+        for guard in request.app[GUARDS]:
+            guard(record)
         return await handler(request)
 
     return guarded

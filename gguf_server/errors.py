@@ -13,6 +13,7 @@
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
+    ├── AuditDown                503     service_unavailable      audit_unavailable
     └── TimedOut                 504     timeout_error            request_timeout
 
 Raised where the fact is known; rendered in one place (`gguf_server.middleware`), or, once a stream has begun, as its
@@ -129,6 +130,12 @@ class Draining(_Retryable):
     status = 503
     type = "service_unavailable"
     code = "shutting_down"
+
+
+class AuditDown(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "audit_unavailable"
 
 
 class TimedOut(GatewayError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from gguf_server.audit.prompt_hash import PromptHasher
+from gguf_server.conditions import Condition, Guard
 from gguf_server.keys import KeyRing
 from gguf_server.request_record import Observe
 from gguf_server.service import Service
@@ -13,12 +15,18 @@ from gguf_server.settings import Settings
 
 @dataclass(slots=True)
 class Gateway:
-    """`services` by the names that the configuration gives them."""
+    """`services` by the names that the configuration gives them.
+
+    `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests are audited.
+    """
 
     settings: Settings
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    conditions: dict[str, Condition] = field(default_factory=dict)
+    prompt_hasher: PromptHasher | None = None
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

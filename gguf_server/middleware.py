@@ -39,8 +39,14 @@ async def identify_and_log(request: web.Request, handler: Handler) -> web.Stream
     """
     given = request.headers.get("x-request-id", "")
     request[REQUEST_ID] = given if _GOOD_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+    resource = request.match_info.route.resource
     record = request[RECORD] = RequestRecord(
-        request[REQUEST_ID], request.method, request.path, started_at=time.time(), client=request.remote
+        request[REQUEST_ID],
+        request.method,
+        request.path,
+        started_at=time.time(),
+        client=request.remote,
+        route=resource.canonical if resource is not None else None,
     )
     started = time.perf_counter()
     try:

@@ -21,7 +21,8 @@ class RequestRecord:
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream. None is what never came to be known. `n_dropped` counts the messages that were left
-    out to make the rest fit.
+    out to make the rest fit. `route` is the path's pattern, without what a client put in its place; `prompt_hash` is
+    keyed, and there only if the audit asks for it.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class RequestRecord:
     path: str
     started_at: float
     client: str | None = None
+    route: str | None = None
     key_id: str | None = None
     service: str | None = None
     model: str | None = None
@@ -38,11 +40,18 @@ class RequestRecord:
     is_stream: bool = False
     n_prompt_tokens: int | None = None
     n_completion_tokens: int | None = None
+    n_cached_tokens: int | None = None
     n_dropped: int = 0
     n_failovers: int = 0
     queued_s: float | None = None
     ttft_s: float | None = None
     elapsed_s: float = 0.0
+    prompt_hash: str | None = None
+
+    @property
+    def ended_at(self) -> float:
+        """Seconds since the epoch."""
+        return self.started_at + self.elapsed_s
 
     def log_fields(self) -> dict[str, Any]:
         """What the log's line says; what is not known is left out."""

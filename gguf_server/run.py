@@ -18,6 +18,8 @@ import structlog
 
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.audit.secret import AuditError
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
@@ -47,6 +49,9 @@ def serve(settings: Settings) -> int:
         return 2
     try:
         asyncio.run(_run(settings, keyring))
+    except AuditError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -92,7 +97,7 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
         gateway = Gateway(settings, keyring, {service.name: service for service in services})
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), asyncio.TaskGroup() as owners:
+        async with keeping_books(gateway), listening(gateway), asyncio.TaskGroup() as owners:
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()

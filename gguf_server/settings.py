@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_books import AuditSettings, UsageSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
-
-
-class Strict(BaseModel):
-    """A configuration table: unknown keys are refused, values are frozen once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(Strict):
@@ -269,6 +266,8 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -1,15 +1,15 @@
 """What a key may do. Kept with the key in its file; `[limits]` of the configuration speaks for keys that say nothing.
 
-    limit                what it holds
-    requests_per_minute  requests in any 60 seconds, all services together
-    tokens_per_minute    tokens of prompts and answers in any 60 seconds
-    requests_per_day     requests from midnight to midnight, UTC
-    tokens_per_day       tokens of the same day
-    max_concurrent       requests that one service computes at once; more of them wait
-    max_tokens           the largest max_tokens of a request
-    services             names of the services that it may use; absent: all
-    expires              when it ends, ISO 8601, UTC
-    priority             whose turn comes first where requests wait
+limit                what it holds
+requests_per_minute  requests in any 60 seconds, all services together
+tokens_per_minute    tokens of prompts and answers in any 60 seconds
+requests_per_day     requests from midnight to midnight, UTC
+tokens_per_day       tokens of the same day
+max_concurrent       requests that one service computes at once; more of them wait
+max_tokens           the largest max_tokens of a request
+services             names of the services that it may use; absent: all
+expires              when it ends, ISO 8601, UTC
+priority             whose turn comes first where requests wait
 """
 
 from __future__ import annotations

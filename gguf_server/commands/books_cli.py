@@ -20,7 +20,11 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="By default GGUF_SERVER_CONFIG, else ./gguf-server.toml."),
 ]
-DayOption = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], metavar="DAY")]
+_DAYS = ["%Y-%m-%d"]
+FirstDayOption = Annotated[
+    datetime | None, typer.Option("--from", formats=_DAYS, metavar="DAY", help="First day, YYYY-MM-DD, UTC.")
+]
+LastDayOption = Annotated[datetime | None, typer.Option("--to", formats=_DAYS, metavar="DAY", help="Last day.")]
 HashKeyOption = Annotated[
     Path | None, typer.Option("--hash-key-file", metavar="FILE", help="By default what the configuration says.")
 ]
@@ -33,8 +37,8 @@ class Rendering(StrEnum):
 
 
 def usage(
-    first: Annotated[DayOption, typer.Option("--from", help="First day, YYYY-MM-DD, UTC.")] = None,
-    last: Annotated[DayOption, typer.Option("--to", help="Last day.")] = None,
+    first: FirstDayOption = None,
+    last: LastDayOption = None,
     days: Annotated[int, typer.Option("--days", min=1, help="The last so many days, today included.")] = 30,
     key: Annotated[str | None, typer.Option("--key", metavar="ID_OR_NAME", help="Of this key alone.")] = None,
     by: Annotated[list[Grouping] | None, typer.Option("--by", help="One line for each; may be repeated.")] = None,

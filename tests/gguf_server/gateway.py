@@ -7,8 +7,8 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from backends.supervised import LaunchPlan, SupervisedEngine
 from gguf_server import gateway as shared_parts
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.chain import EngineChain
 from gguf_server.engines import build
 from gguf_server.engines import forecasts as planned
@@ -165,11 +166,13 @@ async def gateway(
     standby: str = "cold",
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
+    books: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
-    Without any, the engines are those of the settings.
+    Without any, the engines are those of the settings. `books` are the tables [usage] and [audit]; without, none are
+    kept.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -197,7 +200,10 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service})
+        tables = Settings.model_validate({"server": server, "usage": {"enabled": False}, **(books or {})})
+        shared = shared_parts.Gateway(tables, keyring, {"fake": service})
+        keeping = AsyncExitStack()
+        await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -209,6 +215,7 @@ async def gateway(
                 yield Gateway(service, f"http://127.0.0.1:{port}", session, Path(folder))
         finally:
             await runner.cleanup()
+            await keeping.aclose()
             owner.cancel()
             await asyncio.wait([owner])
             assert service.n_in_flight == 0

@@ -20,9 +20,9 @@ class RequestRecord:
     """`service` and `engine` are names; `error` is the code of the error that the client was told.
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
-    the first piece of a stream. None is what never came to be known. `n_dropped` counts the messages that were left
-    out to make the rest fit. `route` is the path's pattern, without what a client put in its place; `prompt_hash` is
-    keyed, and there only if the audit asks for it.
+    the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
+    `n_dropped` counts the messages that were left out to make the rest fit. `route` is the path's pattern, without
+    what a client put in its place; `prompt_hash` is keyed, and there only if the audit asks for it.
     """
 
     request_id: str
@@ -45,6 +45,7 @@ class RequestRecord:
     n_failovers: int = 0
     queued_s: float | None = None
     ttft_s: float | None = None
+    gap_s: float | None = None
     elapsed_s: float = 0.0
     prompt_hash: str | None = None
 

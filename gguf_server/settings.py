@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict as Strict
 from gguf_server.settings_books import AuditSettings, UsageSettings
+from gguf_server.settings_limits import LimitsSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
@@ -33,6 +34,12 @@ class ServerSettings(Strict):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
     )
+
+
+class DocsSettings(Strict):
+    """The API's description."""
+
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
 
 
 class SamplingDefaults(Strict):
@@ -268,6 +275,8 @@ class Settings(Strict):
     server: ServerSettings = ServerSettings()
     usage: UsageSettings = UsageSettings()
     audit: AuditSettings = AuditSettings()
+    docs: DocsSettings = DocsSettings()
+    limits: LimitsSettings = LimitsSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -279,4 +288,6 @@ class Settings(Strict):
             for mount in own + shared:
                 if (other := mounts.setdefault(mount, name)) != name:
                     raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+            if service.port and service.port == self.server.port:
+                raise ValueError(f"service {name!r} wants port {service.port}, which is the shared listener's")
         return self

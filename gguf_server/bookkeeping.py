@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -19,10 +20,12 @@ from gguf_server.audit.prompt_hash import PromptHasher
 from gguf_server.audit.secret import AuditKeys
 from gguf_server.audit.writer import AuditWriter
 from gguf_server.gateway import Gateway
+from gguf_server.limits.limiter import Limiter
 from gguf_server.settings_books import AuditSettings, UsageSettings
+from gguf_server.usage.ledger import LedgerError, PastUsage
 from gguf_server.usage.recorder import UsageRecorder
 
-log = structlog.get_logger("audit")
+log = structlog.get_logger("books")
 
 
 def usage_path(settings: UsageSettings) -> Path:
@@ -47,6 +50,7 @@ async def keeping_books(gateway: Gateway) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _recording_usage(gateway: Gateway, settings: UsageSettings) -> AsyncIterator[None]:
+    _go_on_counting(gateway.limiter, usage_path(settings))
     recorder = UsageRecorder(usage_path(settings), keep_days=settings.keep_days)
     gateway.observers.append(recorder.observe)
     gateway.conditions["usage"] = lambda: recorder.problem
@@ -55,6 +59,15 @@ async def _recording_usage(gateway: Gateway, settings: UsageSettings) -> AsyncIt
         yield
     finally:
         await asyncio.to_thread(recorder.close)
+
+
+def _go_on_counting(limiter: Limiter, path: Path) -> None:
+    """What keys used today counts against their quotas of the day, whichever server they used it of."""
+    today = datetime.now(UTC).date()
+    try:
+        limiter.seed(today, PastUsage(path).load(today))
+    except LedgerError as error:
+        log.warning("the day's quotas begin anew", why=str(error))
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ def of_request(record: RequestRecord, *, with_client: bool) -> Fields:
         "error": record.error,
         "prompt_tokens": record.n_prompt_tokens,
         "completion_tokens": record.n_completion_tokens,
+        "estimated": record.is_estimated or None,
         "truncated": record.n_dropped or None,
         "failovers": record.n_failovers or None,
         "elapsed_s": round(record.elapsed_s, 4),

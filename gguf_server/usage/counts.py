@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime
 from typing import Final, NamedTuple
 
-from gguf_server.request_record import CLIENT_LEFT_STATUS, RequestRecord
+from gguf_server.request_record import RequestRecord
 
 _DAY_S: Final = 86_400
 
@@ -23,7 +23,7 @@ class Account(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """`n_refused`: answered 4xx. `n_errors`: answered 5xx, or by a stream that ended in an error."""
+    """`n_refused`: never let in. `n_errors`: let in, and answered by an error, be it at the end of a stream."""
 
     n_requests: int = 0
     n_errors: int = 0
@@ -35,10 +35,9 @@ class Counts:
 
     def add(self, record: RequestRecord) -> None:
         self.n_requests += 1
-        if is_refused(record):
-            self.n_refused += 1
-        elif record.status >= 500 or record.error is not None:
-            self.n_errors += 1
+        if record.error is not None:
+            self.n_refused += not record.was_let_in
+            self.n_errors += record.was_let_in
         self.n_prompt_tokens += record.n_prompt_tokens or 0
         self.n_completion_tokens += record.n_completion_tokens or 0
         self.n_cached_tokens += record.n_cached_tokens or 0
@@ -64,10 +63,6 @@ def account_of(record: RequestRecord) -> Account | None:
         return None
     day = int(record.ended_at // _DAY_S)
     return Account(day, record.key_id, record.service, record.model or "", record.engine or "")
-
-
-def is_refused(record: RequestRecord) -> bool:
-    return 400 <= record.status < 500 and record.status != CLIENT_LEFT_STATUS
 
 
 def as_date(day: int) -> date:

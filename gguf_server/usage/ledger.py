@@ -110,7 +110,7 @@ class PastUsage:
         self._path = path
 
     def load(self, day: date) -> Mapping[str, DayCount]:
-        """By key id: requests that were not refused, and their tokens. Raises `LedgerError`."""
+        """By key id: requests that were let in, and their tokens. Raises `LedgerError`."""
         if not self._path.exists():
             return {}
         with reading(self._path) as db, _told(self._path):

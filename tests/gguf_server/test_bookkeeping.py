@@ -15,8 +15,11 @@ from gguf_server.audit.head import read_head
 from gguf_server.audit.log_file import LogFile
 from gguf_server.audit.secret import AuditError
 from gguf_server.audit.verify import verify
+from gguf_server.limits.limiter import Limiter
+from gguf_server.limits.policy import KeyLimits
 from gguf_server.usage.report import Grouping, Question, ask
 from tests.gguf_server.gateway import gateway
+from tests.gguf_server.limits.quick_gateway import engine, quick_gateway
 
 MARK = "the-patient-said-something"
 
@@ -120,3 +123,35 @@ async def test_a_gateway_whose_usage_cannot_be_kept_answers_and_says_so(tmp_path
             while not status.get("problems"):
                 _, status = await gate.get("/status")
             assert "usage.db" in status["problems"]["usage"]
+
+
+async def test_a_quota_of_the_day_goes_on_after_a_restart(tmp_path: Path) -> None:
+    kept = {"usage": {"file": tmp_path / "usage.db"}}
+    quota = KeyLimits(requests_per_day=2, tokens_per_day=5000)
+    async with engine() as url:
+        async with quick_gateway(url, Limiter(quota), books=kept) as before:
+            first = await before.ask()
+            assert first.headers["x-ratelimit-remaining-requests"] == "1"
+            await before.ask(model="no-such-model")  # never let in, so not of the quota
+        async with quick_gateway(url, Limiter(quota), books=kept) as after:
+            second = await after.ask()
+            assert (second.status, second.headers["x-ratelimit-remaining-requests"]) == (200, "0")
+            n_left = 5000 - 2 * first.body["usage"]["total_tokens"]
+            assert second.headers["x-ratelimit-remaining-tokens"] == str(n_left)
+        async with quick_gateway(url, Limiter(quota), books=kept) as again:
+            assert (await again.ask()).status == 429
+
+
+async def test_tokens_of_a_stream_that_its_client_left_are_estimated_and_kept(tmp_path: Path) -> None:
+    slow = engine("--answer-words", "2000", "--token-s", "0.002")
+    async with slow as url, quick_gateway(url, Limiter(), books=books(tmp_path)) as gate:
+        said = {"messages": [{"role": "user", "content": "Count"}], "stream": True}
+        async with gate.session.post(gate.url + "/v1/chat/completions", json=said) as response:
+            await response.content.readuntil(b"\n\n")
+        await gate.until(lambda: gate.service.n_in_flight == 0)
+    (line,) = audited(tmp_path)
+    assert line["estimated"]
+    (row,) = ask(tmp_path / "usage.db", Question(None, None, (Grouping.KEY,)))
+    assert (row.n_errors, row.n_refused) == (0, 0)
+    assert (row.n_prompt_tokens, row.n_completion_tokens) == (line["prompt_tokens"], line["completion_tokens"])
+    assert row.n_completion_tokens > 0

@@ -123,12 +123,13 @@ def test_only_requests_of_a_key_to_a_model_are_accounted_for() -> None:
 
 def test_a_request_is_counted_as_answered_refused_or_failed() -> None:
     counts = Counts()
-    for status, error in (
-        (200, None),
-        (429, "queue_full"),
-        (499, None),
-        (500, "engine_failed"),
-        (200, "engine_failed"),
+    for queued_s, status, error in (
+        (0.0, 200, None),
+        (None, 429, "queue_full"),
+        (None, 503, "engine_not_ready"),
+        (0.0, 499, None),
+        (0.0, 500, "engine_failed"),
+        (0.0, 200, "engine_failed"),
     ):
-        counts.add(record(status=status, error=error))
-    assert (counts.n_requests, counts.n_refused, counts.n_errors) == (5, 1, 2)
+        counts.add(record(queued_s=queued_s, status=status, error=error))
+    assert (counts.n_requests, counts.n_refused, counts.n_errors) == (6, 2, 2)

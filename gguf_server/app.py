@@ -18,7 +18,9 @@ from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.operations import described
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.api.service_operations import ServiceOperations
+from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.auth import authenticate, check_role
+from gguf_server.conditions import CONDITIONS, GUARDS
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
@@ -44,6 +46,10 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[GUARDS] = gateway.guards
+    app[CONDITIONS] = gateway.conditions
+    if gateway.prompt_hasher is not None:
+        app[PROMPT_HASHER] = gateway.prompt_hasher
     app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
     app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
@@ -134,6 +140,8 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *,
         if role is not None:
             check_role(identity, role)
         limits.check(request, identity, service)
+        for guard in request.app[GUARDS]:
+            guard(record)
         return await handler(request)
 
     return guarded

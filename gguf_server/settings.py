@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_books import AuditSettings, UsageSettings
 from gguf_server.settings_limits import LimitsSettings
 from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
 from gguf_server.settings_observing import MetricsSettings, TracingSettings
@@ -282,6 +283,8 @@ class Settings(Strict):
     server: ServerSettings = ServerSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
+    usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
     docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
     tls: TlsSettings = TlsSettings()

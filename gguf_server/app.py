@@ -13,6 +13,7 @@ from aiohttp import web
 from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.ops import OpsApi, health_of
+from gguf_server.api.ui import UiApi
 from gguf_server.auth import authenticate
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
@@ -26,6 +27,7 @@ from gguf_server.middleware import (
 )
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
+from gguf_server.settings import UI_PATH
 
 
 def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application:
@@ -40,6 +42,9 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     app.add_routes([web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring))])
     if "" not in mounts:
         app.add_routes(directory_routes(mounts, keyring))
+    if gateway.settings.ui.enabled:
+        page = UiApi(mounts, max_body_bytes=max_body_bytes)
+        app.add_routes([web.get(f"{UI_PATH}/services", _with_key(page.services, keyring)), *page.routes()])
     return app
 
 

@@ -8,13 +8,14 @@ the environment become one `Settings` is the business of `gguf_server.config`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+UI_PATH: Final = "/ui"
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
 
 
@@ -36,6 +37,12 @@ class ServerSettings(Strict):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
     )
+
+
+class UiSettings(Strict):
+    """The page at /ui of every listener. It holds no secret: whatever it asks for needs the key of who opened it."""
+
+    enabled: bool = Field(True, description="Whether there is a page to chat on and to watch the engines, at /ui.")
 
 
 class SamplingDefaults(Strict):
@@ -269,12 +276,15 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    ui: UiSettings = UiSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _mounts_are_distinct(self) -> Settings:
         mounts: dict[str, str] = {}
         for name, service in self.services.items():
+            if self.ui.enabled and UI_PATH in service.paths:
+                raise ValueError(f"service {name!r} wants path {UI_PATH}, which is the page's: set ui.enabled = false")
             own = [f"port {service.port}"] if service.port else []
             shared = [f"path {path or '/'}" for path in service.paths]
             for mount in own + shared:

@@ -63,6 +63,10 @@ export function number(value, digits = 0) {
   return new Intl.NumberFormat(language, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
 }
 
+export function compact(value) {
+  return new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 }).format(value);
+}
+
 export function clock(date) {
   return new Intl.DateTimeFormat(language, { timeStyle: "medium" }).format(date);
 }

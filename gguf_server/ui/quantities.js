@@ -1,10 +1,16 @@
 // Quantities in words. Each gives a function of the language, for `say`; what is not known is a dash.
 
-import { clock, moment, number } from "./language.js";
+import { clock, compact, moment, number } from "./language.js";
 
 export const UNKNOWN = "–";
 
 export const count = (value) => () => (value == null ? UNKNOWN : number(value));
+
+// Of large numbers the first digits: 20.4M.
+export const roughly = (value) => () => {
+  if (value == null) return UNKNOWN;
+  return value < 100_000 ? number(value) : compact(value);
+};
 
 export const decimal = (value, digits = 1) => () => (value == null ? UNKNOWN : number(value, digits));
 

@@ -26,6 +26,5 @@ export class CodeDialog {
     say(byId("copy-curl"), "code.copy_curl");
     say(byId("copy-python"), "code.copy_python");
     this.dialog.showModal();
-    byId("close-code").focus();
   }
 }

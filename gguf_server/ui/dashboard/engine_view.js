@@ -1,9 +1,10 @@
 // One engine of a service: its state and why, how its plan fits what came of it.
 
 import { h } from "../dom.js";
-import { hasText, say } from "../language.js";
+import { say } from "../language.js";
 import { count, gibibytes, perSecond, seconds, since, UNKNOWN } from "../quantities.js";
 import { Figure, Pill, sayOrHide } from "./parts.js";
+import { adviceFor, inWords } from "./reasons.js";
 
 const PILLS = { ready: "ok", starting: "busy", draining: "busy", failed: "bad", stopped: "idle" };
 
@@ -20,13 +21,14 @@ export class EngineView {
     this.detail = h("p", { class: "detail" });
     this.log = h("pre", { tabindex: "0" });
     this.logFold = h("details", { class: "log" }, say(h("summary"), "engine.log"), this.log);
+    this.failure = h("div", { class: "failure" }, this.why, this.detail, this.advice, this.logFold);
     this.notes = h("ul", { class: "notes" });
     this.element = h(
       "li",
       { class: "engine" },
       h("div", { class: "engine-head" }, h("h3", {}, name), this.kind, this.serves, this.state.element),
       h("dl", { class: "figures" }, ...Object.values(this.figures).map((figure) => figure.element)),
-      h("div", { class: "failure" }, this.why, this.detail, this.advice, this.logFold),
+      this.failure,
       this.notes,
     );
   }
@@ -54,12 +56,11 @@ export class EngineView {
 
   // Kept by the server until the next good start; behind one that stands by it is history.
   #showFailure(failure, state) {
-    const reason = failure && (hasText(`reason.${failure.reason}`) ? (t) => t(`reason.${failure.reason}`) : failure.reason);
+    this.failure.hidden = !failure;
     const when = failure?.at ? since(new Date(failure.at)) : UNKNOWN;
-    sayOrHide(this.why, failure && "engine.why", { reason, when });
+    sayOrHide(this.why, failure && "engine.why", { reason: inWords(failure?.reason), when });
     this.why.classList.toggle("bad", state === "failed");
-    const advice = failure && `advice.${failure.reason}`;
-    sayOrHide(this.advice, advice && hasText(advice) ? advice : null);
+    sayOrHide(this.advice, failure && adviceFor(failure.reason));
     sayOrHide(this.detail, failure?.detail && "unit.value", { value: failure?.detail });
     const log = (failure?.log_tail ?? []).join("\n");
     this.logFold.hidden = log === "";
@@ -77,6 +78,6 @@ export class EngineView {
 }
 
 function besidePlan(figure, measured, planned, spell) {
-  if (planned == null) figure.show("unit.value", { value: spell(measured) });
-  else figure.show("engine.beside_plan", { measured: spell(measured), planned: spell(planned) });
+  figure.show("unit.value", { value: spell(measured) });
+  figure.note(planned == null ? null : "engine.planned", { planned: spell(planned) });
 }

@@ -4,24 +4,30 @@
 import { h, svg } from "../dom.js";
 import { say, unsay } from "../language.js";
 
-// A name and a value, perhaps with a bar of how much of `max` that is.
+// A name, a value, a note to it, and perhaps a bar of how much of a whole that is.
 export class Figure {
   constructor(key, { bar = false } = {}) {
     this.name = say(h("dt"), key);
-    this.value = h("dd");
+    this.value = h("dd", { class: "value" });
+    this.noted = h("dd", { class: "aside", hidden: true });
     this.bar = bar ? h("span", { class: "bar-fill" }) : null;
     const frame = bar ? h("span", { class: "bar-frame", "aria-hidden": "true" }, this.bar) : null;
-    this.element = h("div", { class: "figure" }, this.name, this.value, frame);
+    this.element = h("div", { class: "figure" }, this.name, this.value, this.noted, frame);
   }
 
   show(key, values) {
     say(this.value, key, values);
   }
 
-  fill(share) {
+  // Nothing is noted without a key.
+  note(key, values) {
+    sayOrHide(this.noted, key, values);
+  }
+
+  fill(share, { alarmsAt = Infinity } = {}) {
     const full = Math.max(0, Math.min(1, share || 0));
     this.bar.style.width = `${100 * full}%`;
-    this.bar.classList.toggle("full", full > 0.9);
+    this.bar.classList.toggle("alarming", full >= alarmsAt);
   }
 }
 
@@ -50,6 +56,7 @@ export class Sparkline {
 
   add(value) {
     this.values = [...this.values, value ?? 0].slice(-this.nValues);
+    this.element.classList.toggle("unknown", value == null);
     const highest = Math.max(...this.values, 1);
     const first = this.nValues - this.values.length;
     const points = this.values.map((v, i) => `${first + i},${(19 - (18 * v) / highest).toFixed(1)}`);

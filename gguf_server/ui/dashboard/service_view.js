@@ -2,9 +2,10 @@
 
 import { h } from "../dom.js";
 import { say } from "../language.js";
-import { count, duration, perSecond, seconds, since } from "../quantities.js";
+import { count, decimal, duration, roughly, seconds, since } from "../quantities.js";
 import { EngineView } from "./engine_view.js";
 import { Figure, keep, Pill, Sparkline } from "./parts.js";
+import { inWords } from "./reasons.js";
 
 const LAST_FAILOVERS = 5;
 
@@ -41,7 +42,7 @@ export class ServiceView {
     this.#showFigures(status);
     const engines = (status.engines ?? []).map((engine) => ({ ...engine, isServing: engine.name === status.engine }));
     keep(this.engines, this.known, engines, (engine) => engine.name, (engine) => new EngineView(engine));
-    this.#showFailovers(status.live?.failovers ?? []);
+    this.#showFailovers(status.live?.recent_failovers ?? []);
   }
 
   #showFigures({ queue = {}, totals = {}, live = {}, uptime_s: uptimeS }) {
@@ -49,34 +50,39 @@ export class ServiceView {
     running.show("service.of", { n: count(queue.running), max: count(queue.max_concurrent) });
     running.fill(queue.running / queue.max_concurrent);
     waiting.show("service.of", { n: count(queue.waiting), max: count(queue.max_queue) });
-    waiting.fill(queue.waiting / queue.max_queue);
-    speed.show("unit.value", { value: perSecond(live.tokens_per_s) });
+    waiting.fill(queue.waiting / queue.max_queue, { alarmsAt: 0.9 });
+    speed.show("unit.value", { value: decimal(live.tokens_per_s) });
     this.speeds.add(live.tokens_per_s);
-    firstToken.show("service.median", { p50: seconds(live.ttft_s?.p50), p95: seconds(live.ttft_s?.p95) });
-    requests.show("unit.value", { value: count(totals.requests) });
-    tokens.show("service.in_out", { prompt: count(totals.prompt_tokens), n: count(totals.completion_tokens) });
+    firstToken.show("unit.value", { value: seconds(live.ttft_s?.p50) });
+    firstToken.note(live.ttft_s ? "service.p95" : null, { p95: seconds(live.ttft_s?.p95) });
+    requests.show("unit.value", { value: roughly(totals.requests) });
+    tokens.show("unit.value", { value: roughly(totals.completion_tokens) });
+    tokens.note("service.prompt_tokens", { n: roughly(totals.prompt_tokens) });
     moved.show("unit.value", { value: count(totals.failovers) });
     uptime.show("unit.value", { value: duration(uptimeS) });
   }
 
-  // Newest first.
+  // They come newest first.
   #showFailovers(failovers) {
     const shown = JSON.stringify(failovers);
     if (this.shown === shown) return;
     this.shown = shown;
-    const newest = [...failovers].sort((a, b) => instant(b) - instant(a)).slice(0, LAST_FAILOVERS);
-    if (newest.length) this.failovers.replaceChildren(...newest.map(failoverLine));
-    else this.failovers.replaceChildren(say(h("li", { class: "quiet" }), "service.no_failovers"));
+    const lines = failovers.slice(0, LAST_FAILOVERS).map(failoverLine);
+    if (lines.length) this.failovers.replaceChildren(...lines);
+    else this.failovers.replaceChildren(say(h("li"), "service.no_failovers"));
   }
 }
 
-// Seconds since 1970, or ISO 8601.
-const instant = ({ at, time }) => new Date(typeof (at ?? time) === "number" ? 1000 * (at ?? time) : (at ?? time));
-
-function failoverLine(failover) {
-  const { from, to, reason } = failover;
-  const said = (t) => (t(`reason.${reason}`) === `reason.${reason}` ? reason : t(`reason.${reason}`));
-  return say(h("li"), "service.failover", { when: since(instant(failover)), from, to, reason: said });
+// scope: the service moved, or requests that had begun did, and how many of them.
+function failoverLine({ at, from, to, reason, scope, count: nRequests }) {
+  const key = scope === "request" ? "service.failover_of_requests" : "service.failover";
+  return say(h("li"), key, {
+    when: since(new Date(at)),
+    from,
+    to: (t) => to ?? t("service.nobody"),
+    reason: inWords(reason),
+    n: count(nRequests),
+  });
 }
 
 function stateOf({ ready, draining, engines = [] }) {

@@ -8,21 +8,18 @@ the environment become one `Settings` is the business of `gguf_server.config`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings_ui import UI_PATH, UiSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
-UI_PATH: Final = "/ui"
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
-
-
-class Strict(BaseModel):
-    """A configuration table: unknown keys are refused, values are frozen once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(Strict):
@@ -39,10 +36,10 @@ class ServerSettings(Strict):
     )
 
 
-class UiSettings(Strict):
-    """The page at /ui of every listener. It holds no secret: whatever it asks for needs the key of who opened it."""
+class DocsSettings(Strict):
+    """The API's description."""
 
-    enabled: bool = Field(True, description="Whether there is a page to chat on and to watch the engines, at /ui.")
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
 
 
 class SamplingDefaults(Strict):
@@ -277,6 +274,8 @@ class Settings(Strict):
 
     server: ServerSettings = ServerSettings()
     ui: UiSettings = UiSettings()
+    docs: DocsSettings = DocsSettings()
+    limits: LimitsSettings = LimitsSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -290,4 +289,6 @@ class Settings(Strict):
             for mount in own + shared:
                 if (other := mounts.setdefault(mount, name)) != name:
                     raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+            if service.port and service.port == self.server.port:
+                raise ValueError(f"service {name!r} wants port {service.port}, which is the shared listener's")
         return self

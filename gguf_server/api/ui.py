@@ -18,10 +18,12 @@ from typing import Any, Final
 
 from aiohttp import ETag, web
 
+from gguf_server.api.operations import unlisted
 from gguf_server.errors import NotFound
+from gguf_server.limits.requests import LIMITS
 from gguf_server.middleware import json_response
 from gguf_server.service import Service
-from gguf_server.settings import UI_PATH
+from gguf_server.settings_ui import UI_PATH
 
 _INDEX: Final = "index.html"
 _CONTENT_TYPES: Final = {
@@ -70,9 +72,9 @@ class UiApi:
     def routes(self) -> list[web.RouteDef]:
         """What needs no key. The page's own links are relative, so that it may stand behind a proxy's prefix."""
         return [
-            web.get(UI_PATH, self.index),
-            web.get(f"{UI_PATH}/", self.to_index),
-            web.get(f"{UI_PATH}/{{name:.+}}", self.file),
+            unlisted(web.get(UI_PATH, self.index)),
+            unlisted(web.get(f"{UI_PATH}/", self.to_index)),
+            unlisted(web.get(f"{UI_PATH}/{{name:.+}}", self.file)),
         ]
 
     async def index(self, request: web.Request) -> web.Response:
@@ -87,11 +89,12 @@ class UiApi:
             raise NotFound("the page has no such file")
         return _answer(request, self._files[name])
 
-    async def services(self, _request: web.Request) -> web.Response:
-        """Each service once, under the first of its paths here."""
+    async def services(self, request: web.Request) -> web.Response:
+        """Each service that this key may ask once, under the first of its paths here."""
         first_paths: dict[str, str] = {}
         for path, service in self._mounts.items():
-            first_paths.setdefault(service.name, path)
+            if request[LIMITS].allows(service.name):
+                first_paths.setdefault(service.name, path)
         found = [_describe(path, self._mounts[path]) for path in first_paths.values()]
         return json_response({"services": found, "max_body_bytes": self._max_body_bytes})
 

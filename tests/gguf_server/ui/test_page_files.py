@@ -17,7 +17,8 @@ from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
 from gguf_server.service import Service
-from gguf_server.settings import ServiceSettings, Settings, UiSettings
+from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.settings_ui import UiSettings
 from tests.gguf_server.scripted_engine import ScriptedEngine
 
 KEY = "test-key"

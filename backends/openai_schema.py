@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-Stop = StrictStr | list[StrictStr]
+from backends.schema_types import WHOLE, Integer, Prompt, Stop
 
 
 class OpenModel(BaseModel):
@@ -30,7 +30,7 @@ class SamplingFields(OpenModel):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="Of the likeliest tokens, those that make up this share."
     )
-    top_k: Annotated[int, Field(ge=-1)] | None = Field(
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = Field(
         None, description="Of the likeliest tokens, so many; -1 and 0: all."
     )
     min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -41,22 +41,22 @@ class SamplingFields(OpenModel):
     )
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="As OpenAI's.")
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="As OpenAI's.")
-    seed: int | None = Field(None, description="The same seed and request give the same answer on the same engine.")
+    seed: Integer | None = Field(None, description="The same seed and request give the same answer on the same engine.")
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, description="Added to the logits, by token id."
     )
     stop: Stop | None = Field(None, description="Texts that end the answer.")
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         None, description="Most tokens of the answer; less where the context leaves less."
     )
-    min_tokens: Annotated[int, Field(ge=0)] | None = Field(None, description="The answer does not end before.")
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="The answer does not end before.")
     ignore_eos: bool | None = Field(None, description="Go on to `max_tokens`, whatever the model says.")
-    stop_token_ids: list[int] | None = Field(None, description="Tokens that end the answer.")
+    stop_token_ids: list[Integer] | None = Field(None, description="Tokens that end the answer.")
     include_stop_str_in_output: bool | None = Field(None, description="Leave the text that ended the answer in it.")
     bad_words: list[StrictStr] | None = Field(None, description="Texts that may not be in the answer.")
-    allowed_token_ids: list[int] | None = Field(None, description="No other tokens may be in the answer.")
+    allowed_token_ids: list[Integer] | None = Field(None, description="No other tokens may be in the answer.")
     skip_special_tokens: bool | None = Field(None, description="False shows special tokens in the text.")
-    n: Annotated[int, Field(ge=1, le=16)] | None = Field(None, description="Answers to each prompt.")
+    n: Annotated[int, Field(ge=1, le=16), WHOLE] | None = Field(None, description="Answers to each prompt.")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -78,7 +78,7 @@ class GenerationRequest(SamplingFields):
     model: str | None = Field(None, description="One of the service's names; none is as good.")
     stream: bool | None = Field(None, description="Answer as server-sent events.")
     stream_options: StreamOptions | None = None
-    logprobs: bool | int | None = Field(
+    logprobs: bool | Integer | None = Field(
         None, description="Tell how likely the tokens were; for text completions, how many of the likeliest."
     )
     response_format: dict[str, Any] | None = Field(
@@ -147,17 +147,17 @@ class TemplateFields(OpenModel):
 
 class ChatCompletionRequest(GenerationRequest, TemplateFields):
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         None, description="The newer name of `max_tokens`, and goes before it."
     )
     parallel_tool_calls: bool | None = Field(None, description="Whether several functions may be called at once.")
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = Field(
         None, description="So many of the likeliest tokens at each place, with `logprobs`."
     )
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
         None, description="`none` switches thinking off."
     )
-    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = Field(
+    thinking_token_budget: Annotated[int, Field(ge=-1), WHOLE] | None = Field(
         None, description="Most tokens of a thought; -1: no limit."
     )
     include_reasoning: bool | None = Field(None, description="False: do not send the thoughts.")
@@ -180,13 +180,22 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
 class CompletionRequest(GenerationRequest):
     """`prompt` is a text, several, or token ids. No tokens at all may be asked for where the prompt is echoed."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = Field(description="What the text begins with.")
-    max_tokens: Annotated[int, Field(ge=0)] | None = Field(
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"max_tokens": {"const": 0}}, "required": ["max_tokens"]},
+            "then": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+        }
+    )
+
+    prompt: Prompt = Field(description="What the text begins with.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(
         None, description="Most tokens of the answer; less where the context leaves less."
     )
     echo: bool | None = Field(None, description="Begin the text with the prompt.")
     suffix: str | None = Field(None, description="What comes after the text, for models that fill in.")
-    best_of: Annotated[int, Field(ge=1, le=20)] | None = Field(None, description="Make so many and give the best `n`.")
+    best_of: Annotated[int, Field(ge=1, le=20), WHOLE] | None = Field(
+        None, description="Make so many and give the best `n`."
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> CompletionRequest:
@@ -204,9 +213,9 @@ class EmbeddingRequest(OpenModel):
     """`input` is a text, several, or token ids of one or several. `dimensions` cuts the vectors short."""
 
     model: str | None = None
-    input: str | list[str] | list[int] | list[list[int]] = Field(description="What to make vectors of.")
+    input: Prompt = Field(description="What to make vectors of.")
     encoding_format: Literal["float", "base64"] | None = Field(None, description="`base64` is a quarter of the size.")
-    dimensions: Annotated[int, Field(ge=1)] | None = Field(
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
         None, description="Cut the vectors to this length, where the model allows."
     )
 
@@ -229,7 +238,7 @@ class TokenizeRequest(TemplateFields):
 
 class DetokenizeRequest(OpenModel):
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: list[Annotated[int, Field(ge=0), WHOLE]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gguf_server.api.openapi_parts import SCHEMAS
+from backends.schema_types import LARGEST_INT, SMALLEST_INT
+from gguf_server.api.openapi_parts import EVENT_STREAM, SCHEMAS
 
 Json = dict[str, Any]
 Piece = tuple[str, str | None]
@@ -146,9 +147,16 @@ def _parameter(of: Json) -> FieldView:
 
 def _answer(status: str, of: Json) -> AnswerView:
     content = [
-        (kind, pieces(holds.get("x-event-schema") or holds["schema"])) for kind, holds in of.get("content", {}).items()
+        (kind, pieces(_of_event(holds["schema"]) if kind == EVENT_STREAM else holds["schema"]))
+        for kind, holds in of.get("content", {}).items()
     ]
     return AnswerView(status, of["description"], content, list(of.get("headers", ())))
+
+
+def _of_event(schema: Json) -> Json:
+    """What an event's data is, besides the mark of the end."""
+    found: Json = schema["properties"]["data"]["anyOf"][0]["contentSchema"]
+    return found
 
 
 def _examples(method: str, path: str, operation: Json) -> Iterator[ExampleView]:
@@ -195,7 +203,11 @@ def pieces(schema: Json) -> list[Piece]:
 
 
 def _of_type(schema: Json) -> list[Piece]:
-    bounds = [words.format(schema[key]) for key, words in _BOUNDS.items() if key in schema]
+    bounds = [
+        words.format(schema[key])
+        for key, words in _BOUNDS.items()
+        if key in schema and schema[key] not in (SMALLEST_INT, LARGEST_INT)
+    ]
     limits = f" ({', '.join(bounds)})" if bounds else ""
     kind = schema.get("type", "anything")
     if kind == "array":

@@ -104,3 +104,10 @@ class Directory(Answered):
 class DirectoryHealth(Answered):
     status: Literal["healthy", "not ready"]
     services: dict[str, dict[str, Any]] = Field(description="Each service's own `/health`, by its name.")
+
+
+class OpenapiDocument(Answered):
+    openapi: Literal["3.1.0"]
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]

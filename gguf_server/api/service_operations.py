@@ -58,7 +58,7 @@ class ServiceOperations:
         return self._operation(
             id="getHealth",
             summary="Whether the service can answer",
-            description="For load balancers. Needs no key.",
+            description="For load balancers.",
             answers={
                 200: Answer(description="It can.", model=ops_answers.Health),
                 503: Answer(

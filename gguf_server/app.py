@@ -1,8 +1,8 @@
 """The application behind a listener: which paths there are, what each needs, who answers.
 
-Middleware, outermost first: request id and log line, errors in one shape. A key is asked for by the routes that need
-one, so that an unknown path is a 404 whoever asks. What services there are may change while it listens: `remount`
-gives it other routes.
+Middleware, outermost first: request id and log line, errors in one shape; around and inside of these, what faces the
+network (`gguf_server.listening.layers`). A key is asked for by the routes that need one, so that an unknown path is a
+404 whoever asks. What services there are may change while it listens: `remount` gives it other routes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from aiohttp import web
 
 from gguf_server.api import server_operations
 from gguf_server.api.docs import docs_routes
-from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
 from gguf_server.api.operations import described
 from gguf_server.api.ops import OpsApi, health_of
@@ -25,7 +24,9 @@ from gguf_server.conditions import CONDITIONS, GUARDS
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
+from gguf_server.listening.layers import protect
 from gguf_server.live_routes import LiveRoutes
+from gguf_server.metrics.listener import metrics_handler
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -52,6 +53,7 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
     app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
+    protect(app, gateway)
     app.router.register_resource(app[ROUTES])
     remount(app, gateway, mounts)
     return app
@@ -67,8 +69,9 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     """All that depends on which services there are."""
     keyring = gateway.keyring
     routes = [route for path, service in mounts.items() for route in service_routes(path, service, keyring)]
-    metrics = _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)
-    routes.append(described(web.get("/metrics", metrics), server_operations.METRICS))
+    metrics = metrics_handler(gateway, lambda: _distinct(mounts), with_others="" not in mounts)
+    guarded = metrics if gateway.metrics_key else _with_key(metrics, keyring)
+    routes.append(described(web.get("/metrics", guarded), server_operations.METRICS))
     if gateway.settings.docs.enabled:
         routes += docs_routes()
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]

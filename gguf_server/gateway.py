@@ -10,6 +10,8 @@ from gguf_server.audit.prompt_hash import PromptHasher
 from gguf_server.conditions import Condition, Guard
 from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
+from gguf_server.metrics.access import MetricsKey
+from gguf_server.metrics.exposition import Exposition
 from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
@@ -26,13 +28,16 @@ class Gateway:
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    metrics_key: MetricsKey | None = None
     limiter: Limiter = field(default_factory=Limiter)
     guards: list[Guard] = field(default_factory=list)
     conditions: dict[str, Condition] = field(default_factory=dict)
     prompt_hasher: PromptHasher | None = None
+    exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:
-        self.observers.append(self._note_figures)
+        self.exposition = Exposition(self.settings.metrics, self.conditions)
+        self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

@@ -17,13 +17,15 @@ CLIENT_LEFT_STATUS: Final = 499
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`service` and `engine` are names; `error` is the code of the error that the client was told.
+    """`path` is that of the route, or "other" where there is none; so is a `method` that nobody knows.
+
+    `service` and `engine` are names; `error` is the code of the error that the client was told.
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
     `n_dropped` counts the messages that were left out to make the rest fit. `is_estimated`: the tokens are not the
-    engine's count, as the answer never came to its end. `route` is the path's pattern, without
-    what a client put in its place; `prompt_hash` is keyed, and there only if the audit asks for it.
+    engine's count, as the answer never came to its end. `prompt_hash` is keyed, and there only if
+    the audit asks for it.
     """
 
     request_id: str
@@ -31,7 +33,6 @@ class RequestRecord:
     path: str
     started_at: float
     client: str | None = None
-    route: str | None = None
     key_id: str | None = None
     service: str | None = None
     model: str | None = None

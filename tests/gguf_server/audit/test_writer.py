@@ -70,7 +70,7 @@ def test_a_line_says_what_is_known_and_nothing_of_the_content(tmp_path: Path, fi
     writer.start()
     writer.say(
         record(
-            client="192.0.2.7", route="/v1/chat/completions", model="m", engine="vllm", n_prompt_tokens=7,
+            client="192.0.2.7", model="m", engine="vllm", n_prompt_tokens=7,
             n_completion_tokens=0, n_dropped=2, n_failovers=1, ttft_s=0.25, prompt_hash="ab",
         )
     )  # fmt: skip

@@ -15,9 +15,10 @@ from aiohttp import web
 from gguf_server.api import server_operations
 from gguf_server.api.docs import docs_routes
 from gguf_server.api.openai import OpenAIApi
-from gguf_server.api.operations import described
+from gguf_server.api.operations import described, unlisted
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.api.service_operations import ServiceOperations
+from gguf_server.api.ui import UiApi
 from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.auth import authenticate, check_role
 from gguf_server.conditions import CONDITIONS, GUARDS
@@ -37,6 +38,7 @@ from gguf_server.middleware import (
 )
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
+from gguf_server.settings_ui import UI_PATH
 
 ROUTES: Final = web.AppKey("routes", LiveRoutes)
 
@@ -74,6 +76,9 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     routes.append(described(web.get("/metrics", guarded), server_operations.METRICS))
     if gateway.settings.docs.enabled:
         routes += docs_routes()
+    if gateway.settings.ui.enabled:
+        page = UiApi(mounts, max_body_bytes=gateway.settings.server.max_body_bytes)
+        routes += [unlisted(web.get(f"{UI_PATH}/services", _with_key(page.services, keyring))), *page.routes()]
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]
 
 

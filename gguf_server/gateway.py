@@ -30,10 +30,10 @@ class Gateway:
     observers: list[Observe] = field(default_factory=list)
     metrics_key: MetricsKey | None = None
     limiter: Limiter = field(default_factory=Limiter)
+    exposition: Exposition = field(init=False)
     guards: list[Guard] = field(default_factory=list)
     conditions: dict[str, Condition] = field(default_factory=dict)
     prompt_hasher: PromptHasher | None = None
-    exposition: Exposition = field(init=False)
 
     def __post_init__(self) -> None:
         self.exposition = Exposition(self.settings.metrics, self.conditions)

@@ -112,8 +112,12 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
         gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        await opened.enter_async_context(keeping_books(gateway))
-        async with listening(gateway), metrics_listening(gateway), asyncio.TaskGroup() as owners:
+        async with (
+            keeping_books(gateway),
+            listening(gateway),
+            metrics_listening(gateway),
+            asyncio.TaskGroup() as owners,
+        ):
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,9 @@ from prometheus_client import generate_latest
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gguf_server.conditions import Condition
 from gguf_server.metrics import machine
+from gguf_server.metrics.conditions import condition_metrics
 from gguf_server.metrics.engines import EngineMetrics
 from gguf_server.metrics.requests import RequestMetrics
 from gguf_server.metrics.services import service_metrics
@@ -21,10 +23,11 @@ from gguf_server.settings_observing import MetricsSettings
 
 
 class Exposition:
-    """One for the gateway. `requests` is told of every request."""
+    """One for the gateway. `requests` is told of every request; `conditions` are those of the gateway's parts."""
 
-    def __init__(self, settings: MetricsSettings) -> None:
+    def __init__(self, settings: MetricsSettings, conditions: Mapping[str, Condition]) -> None:
         self.requests = RequestMetrics()
+        self._conditions = conditions
         self._engines = EngineMetrics(settings.engine_timeout_s) if settings.engines else None
         self._one_at_a_time = asyncio.Lock()
 
@@ -38,6 +41,7 @@ class Exposition:
                 _build(),
                 *self.requests.collect(services, with_others=with_others),
                 *service_metrics(services),
+                condition_metrics(self._conditions),
                 *machine.machine_metrics(services, reading),
                 *([self._engines.misses(services)] if self._engines is not None else ()),
                 *engines,

@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.errors import GatewayError
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 
 Json = dict[str, Any]
 
@@ -38,6 +39,7 @@ HEADERS: Final[dict[str, Json]] = {
         "description": "Messages that were left out to make the rest fit; absent where none was.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    **{name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in RATE_LIMIT_HEADERS.items()},
     "x-should-retry": {"description": "`false`: the same would happen again.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},

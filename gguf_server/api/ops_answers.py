@@ -90,6 +90,7 @@ class ServiceStatus(Answered):
     engines: list[EngineStatus] = Field(description="The chain, most wanted first.")
     queue: QueueStatus
     totals: Totals
+    limits: dict[str, Any] = Field(description="Where what keys used is counted, and how much was refused.")
     uptime_s: float
     draining: bool
     gpu: list[dict[str, Any]] | None = Field(description="Memory per card; null on a machine without.")

@@ -94,6 +94,9 @@ def test_a_cost_is_the_prompt_within_the_context_and_all_that_may_be_answered() 
     chat = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": words}], "n": 2})
     assert spending.of_chat(chat, 100, 512) == Cost(512, 200)
     assert 1000 <= spending.of_chat(chat, 100, 100_000).n_prompt <= 3000
+    parts = [{"type": "text", "text": "x" * 10_000_000}, {"type": "text", "text": None}]
+    long = ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": parts}]})
+    assert spending.of_chat(long, 100, 512) == Cost(512, 100)
     assert spending.of_prompts("fever", 10, 100) == Cost(2, 10)
     assert spending.of_prompts([1, 2, 3], 10, 100) == Cost(3, 10)
     assert spending.of_prompts([[1, 2], [3]], 10, 100) == Cost(3, 20)

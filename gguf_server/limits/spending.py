@@ -39,8 +39,8 @@ def of_prompts(
     prompts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]], max_tokens: int, max_model_len: int
 ) -> Cost:
     """Of text completions and embeddings; `max_tokens` for each prompt, all its answers together."""
-    each = [prompts] if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)) else prompts
-    n_prompts = [_n_text(prompt, max_model_len) for prompt in each]
+    is_one = isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+    n_prompts = [_n_text(prompt, max_model_len) for prompt in ([prompts] if is_one else prompts)]
     return Cost(sum(n_prompts), min(max_tokens, max_model_len) * len(n_prompts))
 
 
@@ -65,7 +65,7 @@ def _n_prompt(request: ChatCompletionRequest, most: int) -> int:
     return min(token_estimate.of_chat({"messages": messages, "tools": request.tools}), most)
 
 
-def _n_text(prompt: str | Sequence[int] | int, most: int) -> int:
+def _n_text(prompt: object, most: int) -> int:
     """Of a text, or of token ids."""
     if not isinstance(prompt, str):
         return min(len(prompt), most) if isinstance(prompt, Sequence) else 1

@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 from backends.schema_types import LARGEST_INT, SMALLEST_INT
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.errors import GatewayError
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 
 Json = dict[str, Any]
 
@@ -41,6 +42,7 @@ HEADERS: Final[dict[str, Json]] = {
         "description": "Messages that were left out to make the rest fit; absent where none was.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    **{name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in RATE_LIMIT_HEADERS.items()},
     "x-should-retry": {"description": "`false`: the same would happen again.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},

@@ -30,6 +30,7 @@ from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
+from gguf_server.tracing import Tracing
 from tests.backends.fake_engine import command
 
 KEY = "test-key"
@@ -177,6 +178,7 @@ async def gateway(
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
+    tracing: Tracing | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
@@ -209,7 +211,9 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service}, limiter=limiter or Limiter())
+        shared = shared_parts.Gateway(
+            Settings(server=server), keyring, {"fake": service}, limiter=limiter or Limiter(), tracing=tracing
+        )
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
@@ -30,8 +30,10 @@ from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
-from gguf_server.tracing import Tracing
 from tests.backends.fake_engine import command
+
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
 
 KEY = "test-key"
 CALM = FailoverSettings(failback=False)

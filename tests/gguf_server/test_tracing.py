@@ -159,11 +159,11 @@ def test_without_traces_opentelemetry_is_not_imported() -> None:
 
 @pytest.mark.parametrize("endpoint", ["localhost:4318", "ftp://host/", "http://user:secret@host/v1/traces"])
 def test_an_endpoint_that_is_none_is_refused_without_repeating_it(endpoint: str) -> None:
-    with pytest.raises(ValueError, match="expected http://|do not belong here"):
+    with pytest.raises(ValueError, match=r"expected http://|do not belong here"):
         TracingSettings(endpoint=endpoint)
 
 
-def test_a_client_that_decided_not_to_be_traced_is_not() -> None:
+def test_a_ratio_of_nought_records_nothing_that_no_client_asked_for() -> None:
     provider = make_provider(TracingSettings(sample_ratio=0.0), "http://127.0.0.1:9/v1/traces")
     try:
         with provider.get_tracer("test").start_as_current_span("one") as span:

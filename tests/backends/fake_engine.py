@@ -239,7 +239,7 @@ async def _begin(app: web.Application) -> None:
 def main() -> None:
     arguments = _arguments()
     _misbehave(arguments)
-    app = web.Application(middlewares=[_want_key])
+    app = web.Application(middlewares=[_want_key], client_max_size=64 << 20)
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
     app.on_startup.append(_begin)

@@ -3,11 +3,13 @@
     GatewayError                 status  type                     code
     ├── BadRequest               400     invalid_request_error    (given)
     │   └── ContextExceeded      400     invalid_request_error    context_length_exceeded
-    ├── Unauthorized             401     authentication_error     invalid_api_key
+    ├── Unauthorized             401     authentication_error     invalid_api_key, key_expired
+    ├── PermissionDenied         403     permission_error         (given)
     ├── NotFound                 404     invalid_request_error    not_found
     │   └── ModelNotFound        404     invalid_request_error    model_not_found
     ├── MethodNotAllowed         405     invalid_request_error    method_not_allowed
     ├── RequestTooSlow           408     invalid_request_error    request_too_slow
+    ├── Conflict                 409     invalid_request_error    conflict
     ├── BodyTooLarge             413     invalid_request_error    body_too_large
     ├── UnsupportedEncoding      415     invalid_request_error    unsupported_encoding
     ├── ExpectationFailed        417     invalid_request_error    expectation_failed
@@ -15,10 +17,13 @@
     ├── WrongShape               422     invalid_request_error    (given)
     ├── HeadersTooLarge          431     invalid_request_error    headers_too_large
     ├── QueueFull                429     rate_limit_error         queue_full
+    ├── RequestsExceeded         429     requests                 rate_limit_exceeded
+    ├── TokensExceeded           429     tokens                   rate_limit_exceeded
     ├── TooManyConnections       429     rate_limit_error         too_many_connections
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
+    ├── Paused                   503     service_unavailable      service_paused
     ├── ServerFull               503     service_unavailable      server_full
     └── TimedOut                 504     timeout_error            request_timeout
 
@@ -75,8 +80,16 @@ class Unauthorized(GatewayError):
     type = "authentication_error"
     code = "invalid_api_key"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"WWW-Authenticate": "Bearer"})
+
+
+class PermissionDenied(GatewayError):
+    """The key is good, and not for this."""
+
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
 
 
 class NotFound(GatewayError):
@@ -102,6 +115,18 @@ class RequestTooSlow(GatewayError):
 
     def __init__(self, message: str) -> None:
         # The SDKs would send it twice more by themselves, as slowly.
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+class Conflict(GatewayError):
+    """What is asked does not go with what is."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+    def __init__(self, message: str) -> None:
+        # The SDKs would repeat it, and it would be as impossible.
         super().__init__(message, headers={"x-should-retry": "false"})
 
 
@@ -157,6 +182,18 @@ class QueueFull(_Retryable):
     code = "queue_full"
 
 
+class RequestsExceeded(_Retryable):
+    """`type` as OpenAI has it: what there was too much of."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class TokensExceeded(RequestsExceeded):
+    type = "tokens"
+
+
 class TooManyConnections(_Retryable):
     status = 429
     type = "rate_limit_error"
@@ -179,6 +216,14 @@ class Draining(_Retryable):
     status = 503
     type = "service_unavailable"
     code = "shutting_down"
+
+
+class Paused(_Retryable):
+    """An operator has this service take no requests."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "service_paused"
 
 
 class ServerFull(_Retryable):

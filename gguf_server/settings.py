@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_limits import LimitsSettings
 from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -39,6 +40,12 @@ class ServerSettings(Strict):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
     )
+
+
+class DocsSettings(Strict):
+    """The API's description."""
+
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
 
 
 class SamplingDefaults(Strict):
@@ -272,6 +279,8 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    docs: DocsSettings = DocsSettings()
+    limits: LimitsSettings = LimitsSettings()
     tls: TlsSettings = TlsSettings()
     cors: CorsSettings = CorsSettings()
     connections: ConnectionSettings = ConnectionSettings()
@@ -286,4 +295,6 @@ class Settings(Strict):
             for mount in own + shared:
                 if (other := mounts.setdefault(mount, name)) != name:
                     raise ValueError(f"services {other!r} and {name!r} both want {mount}")
+            if service.port and service.port == self.server.port:
+                raise ValueError(f"service {name!r} wants port {service.port}, which is the shared listener's")
         return self

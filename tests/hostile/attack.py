@@ -16,9 +16,10 @@ from tests.hostile.healthy import Healthy
 from tests.hostile.http_forms import HTTP_FORMS, host
 from tests.hostile.target import Target, Vitals
 
+N_PARTS: Final = 10
 MOST_NEW_FILES: Final = 8
-MOST_NEW_BYTES: Final = 24 << 20
-"""Memory that an allocator keeps for the next time; a leak of 1 KiB in each of 100,000 requests is four times that."""
+MOST_NEW_BYTES: Final = 48 << 20
+"""Memory that an allocator keeps for the next time; a leak of 1 KiB in each of 100,000 requests is twice that."""
 
 Tell = Callable[[str], None]
 
@@ -53,8 +54,8 @@ async def attack(
     tell(f"before: {before}")
     outcome = Outcome()
     began = time.monotonic()
-    for part in range(10):
-        n = n_requests // 10
+    for part in range(N_PARTS):
+        n = n_requests // N_PARTS
         await drive(target.port, _cases(target, healthy, n, seed + 2 + part), outcome, concurrency=concurrency)
         tell(f"{outcome.n_sent} sent, {outcome.n_complaints} complaints, {target.vitals()}")
     after = await target.becomes_idle()

@@ -94,8 +94,9 @@ _PATHS: Final = (
     "/../../etc/passwd", "//health", "/v1//models", "/v1/models/%2e%2e%2f%2e%2e", "/%00", "/%ff%fe", "/v1/models/%",
     "/v1/models/" + "a" * 4000, "/health?" + "a=1&" * 1000, "/v1/models/%F0%9F%A4%96", "/health#fragment", "/.git",
     "http://localhost/health", "http://localhost:1/v1/models", "/v1/models/a/b/c", "/;/", "/health%0d%0aX:1", "?",
-    "/v1/chat/completions/", "/%2Fhealth", "/\\health", "/health?x=%zz", "/v1/models/%ED%A0%80", "/~", "/ui/../x",
-    "/ui", "/ui/", "/ui/../../etc/passwd", "/docs", "/openapi.json", "/metrics", "/status", "/", "/admin", "/admin/keys",
+    "/v1/chat/completions/", "/%2Fhealth", "/\\health", "/health?x=%zz", "/v1/models/%ED%A0%80", "/~", "/ui",
+    "/ui/../x",
+    "/ui/", "/ui/../../etc/passwd", "/docs", "/openapi.json", "/metrics", "/status", "/", "/admin", "/admin/keys",
 )  # fmt: skip
 
 

@@ -246,7 +246,7 @@ async def _begin(app: web.Application) -> None:
 
 def make_app(arguments: argparse.Namespace) -> web.Application:
     """Also for a test's own process, where nothing may be armed that ends the engine."""
-    app = web.Application(middlewares=[_want_key])
+    app = web.Application(middlewares=[_want_key], client_max_size=64 << 20)
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
     app.on_startup.append(_begin)

@@ -52,7 +52,7 @@ async def test_engines_are_shown_and_a_failover_with_its_reason(browser: Browser
 
 async def test_memory_of_each_gpu_is_shown(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "read", lambda: CARDS)
-    async with gateway(()) as gw, visit(browser, gw, locale="vi-VN") as person:
+    async with gateway(()) as gw, visit(browser, gw, context={"locale": "vi-VN"}) as person:
         await person.open(view="dashboard")
         cards = person.page.locator("#cards .figure")
         await expect(cards.nth(0)).to_contain_text("GPU 0: RTX 5060 Ti")

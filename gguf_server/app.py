@@ -1,8 +1,8 @@
 """The application behind a listener: which paths there are, what each needs, who answers.
 
-Middleware, outermost first: request id and log line, errors in one shape. A key is asked for by the routes that need
-one, so that an unknown path is a 404 whoever asks. What services there are may change while it listens: `remount`
-gives it other routes.
+Middleware, outermost first: request id and log line, errors in one shape; around and inside of these, what faces the
+network (`gguf_server.listening.layers`). A key is asked for by the routes that need one, so that an unknown path is a
+404 whoever asks. What services there are may change while it listens: `remount` gives it other routes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from gguf_server.auth import authenticate, check_role
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
+from gguf_server.listening.layers import protect
 from gguf_server.live_routes import LiveRoutes
 from gguf_server.middleware import (
     IDENTITY,
@@ -48,6 +49,7 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
     app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
+    protect(app, gateway)
     app.router.register_resource(app[ROUTES])
     remount(app, gateway, mounts)
     return app

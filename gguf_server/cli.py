@@ -131,6 +131,10 @@ def bench(context: typer.Context) -> None:
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""
     settings = _load(config, preset)
+    from gguf_server.commands.tls_check import check_tls
+
+    if check_tls(settings.tls):
+        raise typer.Exit(2)
     names = ", ".join(settings.services)
     typer.echo(f"ok: {names} on {settings.server.host}:{settings.server.port}")
 

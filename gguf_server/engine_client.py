@@ -162,8 +162,12 @@ class EngineClient:
         if self.endpoint.model is not None:
             body = {**body, "model": self.endpoint.model}
         try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # deeper or larger than what came in could be: say so, and not where
+            raise BadRequest("the body is nested too deeply, or holds a number that is too large") from error
+        try:
             url = self.endpoint.base_url + path
-            response = await self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
         async with response:

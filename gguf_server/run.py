@@ -24,6 +24,7 @@ from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
 from gguf_server.limits.configured import LimitsError, limiting
 from gguf_server.listeners import listening
+from gguf_server.listening.tls import TlsError
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 
@@ -54,6 +55,9 @@ def serve(settings: Settings) -> int:
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
+    except TlsError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 
@@ -75,7 +79,8 @@ def open_keyring(settings: Settings) -> KeyRing | None:
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     """Shown once: only its hash is kept."""
     service = next(iter(settings.services.values()))
-    url = f"http://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
+    scheme = "https" if settings.tls.is_on else "http"
+    url = f"{scheme}://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
     body = shlex.quote('{"messages": [{"role": "user", "content": "Hello! Who are you?"}]}')
     print(
         f"A first API key was made; it is shown this once, {path} keeps its hash:\n\n    {token}\n\n"

@@ -15,10 +15,12 @@ from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict as Strict
 from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
 from gguf_server.settings_ui import UI_PATH, UiSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+AllowedHost = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?)$")]
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
 
 
@@ -27,6 +29,11 @@ class ServerSettings(Strict):
 
     host: str = Field("127.0.0.1", description="Address of every listener. Anything but loopback needs a key.")
     port: Port = Field(8040, description="Port of the shared listener, where each service has its paths.")
+    allowed_hosts: tuple[AllowedHost, ...] = Field(
+        (),
+        description='Names by which clients may call the server, "*.NAME" with all below it; addresses always are. '
+        'Absent: on a loopback host those of this machine, elsewhere any, as "*" says.',
+    )
     keys_file: Path | None = Field(None, description="Key file; by default keys.json in the state directory.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A larger body is answered 413.")
     drain_s: float = Field(30.0, ge=0, description="After SIGTERM, running answers have this long to finish.")
@@ -276,6 +283,9 @@ class Settings(Strict):
     ui: UiSettings = UiSettings()
     docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
+    tls: TlsSettings = TlsSettings()
+    cors: CorsSettings = CorsSettings()
+    connections: ConnectionSettings = ConnectionSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

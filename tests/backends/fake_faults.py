@@ -10,6 +10,7 @@
                    `exit_after_s` (null: it stays); the error is a plain 500 where nothing was sent
     garbage        bytes that are neither JSON nor an event, and the connection closes
     cut            the connection closes inside an event
+    slow           each word takes `s` seconds more while it is armed
     slow_start     `/health` is 503 for `s` seconds from now on
     exit_at_load   ends with `code` before it listens (at start only)
     none           disarms
@@ -25,13 +26,27 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
 
 KINDS: Final = frozenset(
-    ("none", "exit", "kill", "stop", "hang", "error_500", "error_event", "garbage", "cut", "slow_start", "exit_at_load")
+    (
+        "none",
+        "exit",
+        "kill",
+        "stop",
+        "hang",
+        "error_500",
+        "error_event",
+        "garbage",
+        "cut",
+        "slow",
+        "slow_start",
+        "exit_at_load",
+    )
 )
 _ERROR: Final = {
     "error": {
@@ -128,6 +143,10 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
         case "hang":
             await faults.changed.wait()
             return await strike(request, stream, n_words=n_words)
+        case "slow":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fault.s):
+                    await faults.changed.wait()
         case "error_event":
             return await _die(request, stream, fault.exit_after_s)
         case "garbage":

@@ -18,6 +18,7 @@ BY_SIGNAL: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 ARMED: Final = ("exit", "hang", "error_500", "error_event", "garbage", "cut", "slow")
 _RECOVERY_S: Final = 40.0
 _POLL_S: Final = 0.1
+_N_SETTLED: Final = 10  # the gateway may need a moment to notice what was done to an engine
 _ARM_S: Final = 2.0
 _MOVING: Final = frozenset({"starting", "draining"})
 
@@ -89,11 +90,13 @@ class Tormentor:
                 await asyncio.sleep(0 if armed is not fault else self._dice.uniform(0.5, 3.0))
 
     async def _recovered(self) -> bool:
-        """Whether it was within the time it has for that."""
+        """Whether it was, and stayed so, within the time it has for that."""
+        n_settled = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECOVERY_S):
-                while not _is_settled(await self._status()):
+                while n_settled < _N_SETTLED:
                     await asyncio.sleep(_POLL_S)
+                    n_settled = n_settled + 1 if _is_settled(await self._status()) else 0
                 return True
         return False
 
@@ -106,4 +109,4 @@ class Tormentor:
 def _is_settled(status: dict[str, Any]) -> bool:
     """The first engine serves, and nothing comes or goes."""
     engines = status["engines"]
-    return engines[0]["state"] == "ready" and not any(engine["state"] in _MOVING for engine in engines)
+    return engines[0]["name"] == status["engine"] and not any(engine["state"] in _MOVING for engine in engines)

@@ -82,7 +82,7 @@ def outcome(of: str, at: float, *, end: End = End.WHOLE, took_s: float = 0.5) ->
 
 def vitals(at_s: float, **held: int) -> Vitals:
     usual = Vitals(at_s, 60 * MIB, n_fds=30, n_threads=5, n_tasks=20, n_children=6, cpu_s=0.1 * at_s)
-    return replace(usual, **held)  # type: ignore[arg-type]
+    return replace(usual, **held)
 
 
 def quiet_soak() -> Soak:

@@ -31,6 +31,8 @@ Table = dict[str, Any]
 ENV_PREFIX = "GGUF_SERVER_"
 CONFIG_VARIABLE = ENV_PREFIX + "CONFIG"
 KEYS_VARIABLE = ENV_PREFIX + "API_KEYS"
+ADMIN_KEYS_VARIABLE = ENV_PREFIX + "ADMIN_KEYS"
+ADMIN_KEY_VARIABLE = ENV_PREFIX + "ADMIN_KEY"
 DEFAULT_FILE = Path("gguf-server.toml")
 DEFAULT_PRESET = "demo"
 
@@ -181,7 +183,7 @@ def _from_environment(environ: Mapping[str, str], services: Iterable[str]) -> tu
     Lists are written as JSON. An empty variable counts as not set. The lines hold no value: it may be a secret.
     """
     settings = _variables(services)
-    reserved = {CONFIG_VARIABLE, KEYS_VARIABLE}
+    reserved = {CONFIG_VARIABLE, KEYS_VARIABLE, ADMIN_KEYS_VARIABLE, ADMIN_KEY_VARIABLE}
     known = [name.removeprefix(ENV_PREFIX) for name in (*settings, *reserved)]
     tree: Table = {}
     problems = []

@@ -65,6 +65,8 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         problem = EngineBroke("the engine failed inside this request")
     except web.HTTPException as error:
         problem = _as_gateway_error(error, request)
+    except web.RequestPayloadError:
+        problem = BadRequest("the body is not what its headers say: broken encoding, chunks or length", code="bad_body")
     except ConnectionResetError:  # nobody is there to be told; raised on, aiohttp would log it as our error
         return web.Response(status=CLIENT_LEFT_STATUS)
     except Exception as error:  # noqa: BLE001 - the request boundary

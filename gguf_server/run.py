@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from gguf_server import config, engines, gpus, keys, systemd
+from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
@@ -27,6 +27,7 @@ from gguf_server.listeners import listening
 from gguf_server.listening.tls import TlsError
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.systemd import tell_ready, tell_stopping
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
 
@@ -106,9 +107,9 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         async with listening(gateway), asyncio.TaskGroup() as owners:
             chains = [owners.create_task(service.chain.run()) for service in services]
-            systemd.tell_ready(len(services))
+            tell_ready(len(services))
             await stop.wait()
-            systemd.tell_stopping(settings.server.drain_s)
+            tell_stopping(settings.server.drain_s)
             stop.clear()
             await drain(services, settings.server.drain_s, hurry=stop)
             for chain in chains:

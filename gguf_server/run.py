@@ -32,6 +32,7 @@ from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
 from gguf_server.metrics.listener import metrics_listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.systemd import tell_ready, tell_stopping
 from gguf_server.tracing_switch import TracingUnavailable, tracing
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
@@ -121,7 +122,9 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             asyncio.TaskGroup() as owners,
         ):
             chains = [owners.create_task(service.chain.run()) for service in services]
+            tell_ready(len(services))
             await stop.wait()
+            tell_stopping(settings.server.drain_s)
             stop.clear()
             await drain(services, settings.server.drain_s, hurry=stop)
             for chain in chains:

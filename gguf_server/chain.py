@@ -22,6 +22,7 @@ from gguf_server.errors import NotReady
 from gguf_server.failover import Decision, Phase, Rules, decide
 from gguf_server.forecast import Forecast
 from gguf_server.link import Link, memory_of
+from gguf_server.moves import FAILBACK, NOT_NEEDED, Moves
 from gguf_server.planning import Held
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
@@ -78,6 +79,7 @@ class EngineChain:
             Link(engine, memory=memory_of(engine, read_cards), forecast=forecast)
             for engine, forecast in zip(engines, plans, strict=True)
         ]
+        self.moves = Moves([link.engine for link in self.links])
         self._service = service
         self._settings = settings or FailoverSettings()
         self._rules = Rules(
@@ -187,7 +189,7 @@ class EngineChain:
         for number in decision.end:
             link = self.links[number]
             self._tell("engine not needed any more", link)
-            self._withdraw(link)
+            self._withdraw(link, NOT_NEEDED)
             if link.life is not None:
                 link.life.cancel()
         for number in decision.start:
@@ -199,10 +201,14 @@ class EngineChain:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _withdraw(self, link: Link) -> None:
+    def _withdraw(self, link: Link, why: str) -> None:
         """Nothing new goes to an engine from here on."""
         link.serving = None
         link.become(Phase.ENDING)
+        self._note_serving(why)
+
+    def _note_serving(self, why: str) -> None:
+        self.moves.serving_is(self.serving and self.serving.engine, why)
 
     async def _live(self, number: int) -> None:
         """One life of an engine, from its start to its end."""
@@ -247,18 +253,20 @@ class EngineChain:
             link.engine, client, self._wake, self._has_two_up, partial(self._note_speed, link)
         )
         link.become(Phase.UP)
+        self._note_serving(FAILBACK)
         self._poke.set()
         try:
             async with trying_out(serving, link.forecast):
                 failure = await serving.watch(self._settings)
             was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
-            self._withdraw(link)
+            self._withdraw(link, str(failure.reason))
             self._poke.set()
         finally:
             link.serving = None
             serving.give_up()
             await client.close()
         failure = await _cause(link.engine, failure)
+        self.moves.cause_was(link.engine, str(failure.reason))
         self._note(number, failure, was_stable=was_stable)
         await link.engine.condemn(failure)
 

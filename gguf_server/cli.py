@@ -18,6 +18,7 @@ import typer
 
 from gguf_server import config as configuration
 from gguf_server import keys as api_keys
+from gguf_server.commands import books_cli
 from gguf_server.logging_config import set_up_logging
 from gguf_server.settings import Settings
 
@@ -31,6 +32,8 @@ keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.command("usage")(books_cli.usage)
+app.add_typer(books_cli.audit_app, name="audit")
 
 ConfigOption = Annotated[
     Path | None,
@@ -80,11 +83,16 @@ def serve(
 
 
 @keys_app.command("create")
-def create_key(name: str, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
+def create_key(
+    name: str,
+    config: ConfigOption = None,
+    keys_file: KeysFileOption = None,
+    admin: Annotated[bool, typer.Option("--admin", help="For governing the server; it asks no model.")] = False,
+) -> None:
     """Make a key and print its token, which cannot be shown again."""
     path = _keys_path(config, keys_file)
     with _key_errors_end_the_program():
-        record, token = api_keys.create(path, name)
+        record, token = api_keys.create(path, name, role="admin" if admin else "user")
     typer.echo(f"Key {record.name!r} (id {record.id}) is in {path}. This is its only appearance:", err=True)
     typer.echo(token)
 
@@ -98,11 +106,11 @@ def list_keys(config: ConfigOption = None, keys_file: KeysFileOption = None) -> 
     if not records:
         typer.echo(f"No keys in {path}.", err=True)
         return
-    for key_id, created, revoked, name in [
-        ("ID", "CREATED", "REVOKED", "NAME"),
-        *((record.id, record.created, record.revoked or "-", record.name) for record in records),
+    for key_id, created, revoked, role, name in [
+        ("ID", "CREATED", "REVOKED", "ROLE", "NAME"),
+        *((record.id, record.created, record.revoked or "-", record.role, record.name) for record in records),
     ]:
-        typer.echo(f"{key_id:<12}  {created:<25}  {revoked:<25}  {name}")
+        typer.echo(f"{key_id:<12}  {created:<25}  {revoked:<25}  {role:<5}  {name}")
 
 
 @keys_app.command("revoke")
@@ -126,6 +134,10 @@ def bench(context: typer.Context) -> None:
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""
     settings = _load(config, preset)
+    from gguf_server.commands.tls_check import check_tls
+
+    if check_tls(settings.tls):
+        raise typer.Exit(2)
     names = ", ".join(settings.services)
     typer.echo(f"ok: {names} on {settings.server.host}:{settings.server.port}")
 

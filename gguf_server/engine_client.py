@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -22,6 +23,21 @@ _ASKING: Final = ("/v1/chat/completions", "/v1/completions")
 _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
+_MAX_METRICS_BYTES: Final = 8 << 20
+
+
+class Fault(StrEnum):
+    """What an engine did to a request, in words that figures are kept by.
+
+    STALLED: it was silent for too long. GIVEN_UP: the gateway ended it, or found it gone, while it was answering.
+    """
+
+    UNREACHABLE = "unreachable"
+    BROKE_OFF = "broke_off"
+    ANSWERED_5XX = "answered_5xx"
+    BAD_ANSWER = "bad_answer"
+    STALLED = "stalled"
+    GIVEN_UP = "given_up"
 
 
 class EngineError(Exception):
@@ -29,6 +45,10 @@ class EngineError(Exception):
 
     The message is the gateway's own: an engine's words may repeat what a client sent, and this one is logged.
     """
+
+    def __init__(self, message: str, fault: Fault = Fault.BAD_ANSWER) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class Listener(Protocol):
@@ -69,7 +89,7 @@ class EngineClient:
             try:
                 answer = orjson.loads(await response.read())
             except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
-                raise EngineError(f"the engine's answer broke off: {type(error).__name__}") from error
+                raise EngineError(f"the engine's answer broke off: {type(error).__name__}", _fault_of(error)) from error
             if not isinstance(answer, dict):
                 raise EngineError("the engine's answer is no JSON object")
             return answer
@@ -122,15 +142,24 @@ class EngineClient:
         names = self.endpoint.steps_metrics
         if not names:
             return ()
+        _, text = await self.metrics(timeout_s=_METRICS_TIMEOUT_S)
+        return tuple(_series(text, name) for name in names)
+
+    async def metrics(self, *, timeout_s: float) -> tuple[int, str]:
+        """Status and text of its `/metrics`. Raises `EngineError`, and TimeoutError where it hangs."""
         try:
             async with (
-                asyncio.timeout(_METRICS_TIMEOUT_S),
+                asyncio.timeout(timeout_s),
                 self._session.get(self.endpoint.base_url + "/metrics", allow_redirects=False) as response,
             ):
-                text = await response.text(errors="replace")
+                said = bytearray()
+                async for chunk in response.content.iter_any():
+                    said += chunk
+                    if len(said) > _MAX_METRICS_BYTES:
+                        raise EngineError("the engine's metrics have no end")
+                return response.status, said.decode(errors="replace")
         except aiohttp.ClientError as error:
-            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
-        return tuple(_series(text, name) for name in names)
+            raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
 
     def _post_for(self, request_id: str) -> dialects.Post:
         return lambda path, body: self.post_json(path, body, request_id)
@@ -143,10 +172,14 @@ class EngineClient:
         if self.endpoint.model is not None:
             body = {**body, "model": self.endpoint.model}
         try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # deeper or larger than what came in could be: say so, and not where
+            raise BadRequest("the body is nested too deeply, or holds a number that is too large") from error
+        try:
             url = self.endpoint.base_url + path
-            response = await self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
-            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
+            raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
         async with response:
             if response.status != 200:
                 raise await _refusal(response)
@@ -159,7 +192,7 @@ async def _counting() -> AsyncIterator[None]:
         async with asyncio.timeout(_COUNT_TIMEOUT_S):
             yield
     except TimeoutError as error:
-        raise EngineError("the engine does not count tokens any more") from error
+        raise EngineError("the engine does not count tokens any more", Fault.STALLED) from error
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError("the engine counts tokens in a way nobody here knows") from error
 
@@ -180,7 +213,11 @@ async def _read(response: aiohttp.ClientResponse, listener: Listener) -> AsyncIt
             yield chunk
             listener.waits()
     except aiohttp.ClientError as error:
-        raise EngineError(f"the engine's stream broke off: {type(error).__name__}") from error
+        raise EngineError(f"the engine's stream broke off: {type(error).__name__}", Fault.BROKE_OFF) from error
+
+
+def _fault_of(error: Exception) -> Fault:
+    return Fault.BROKE_OFF if isinstance(error, aiohttp.ClientError) else Fault.BAD_ANSWER
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> Exception:
@@ -195,7 +232,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Exception:
     if code == QueueFull.code:  # it is well, and has enough to do
         return QueueFull(message)
     if status >= 500 or status in (401, 403):
-        return EngineError(f"the engine answered {status}")
+        return EngineError(f"the engine answered {status}", Fault.ANSWERED_5XX)
     return refusal(status, message, param, code)
 
 

@@ -59,7 +59,7 @@ def _path_of(request: web.Request) -> str:
     resource = request.match_info.route.resource
     if resource is not None:
         return resource.canonical
-    known = (resource.canonical for resource in request.app.router.resources())
+    known = (route.resource.canonical for route in request.app.router.routes() if route.resource)
     return next((path for path in known if path == request.path), _OTHER)
 
 

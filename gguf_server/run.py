@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -19,11 +19,17 @@ import structlog
 from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.audit.secret import AuditError
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
+from gguf_server.limits.configured import LimitsError, limiting
 from gguf_server.listeners import listening
+from gguf_server.listening.tls import TlsError
+from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
+from gguf_server.metrics.listener import metrics_listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 
@@ -36,7 +42,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit status."""
     try:
         keyring = open_keyring(settings)
-    except KeysError as error:
+        metrics_key = open_key(settings.metrics)
+    except (KeysError, MetricsKeyError) as error:
         print(error, file=sys.stderr)
         return 2
     if keyring is None:
@@ -47,10 +54,16 @@ def serve(settings: Settings) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring))
+        asyncio.run(_run(settings, keyring, metrics_key))
+    except (AuditError, LimitsError) as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
+    except TlsError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 
@@ -58,20 +71,22 @@ def open_keyring(settings: Settings) -> KeyRing | None:
     """The keys this server knows. On a loopback address the first start makes one; elsewhere None means "refuse"."""
     path = settings.server.keys_file or keys.default_path()
     extra = keys.tokens_in(os.environ.get(config.KEYS_VARIABLE, ""))
-    keyring = KeyRing(path, extra)
+    admins = keys.tokens_in(os.environ.get(config.ADMIN_KEYS_VARIABLE, ""))
+    keyring = KeyRing(path, extra, admins)
     if keyring.has_keys:
         return keyring
     if not config.is_loopback(settings.server.host):
         return None
     _, token = keys.create(path, "first")
     _print_first_key(settings, path, token)
-    return KeyRing(path, extra)
+    return KeyRing(path, extra, admins)
 
 
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     """Shown once: only its hash is kept."""
     service = next(iter(settings.services.values()))
-    url = f"http://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
+    scheme = "https" if settings.tls.is_on else "http"
+    url = f"{scheme}://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
     body = shlex.quote('{"messages": [{"role": "user", "content": "Hello! Who are you?"}]}')
     print(
         f"A first API key was made; it is shown this once, {path} keeps its hash:\n\n    {token}\n\n"
@@ -82,19 +97,27 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing) -> None:
+async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None) -> None:
     stop = asyncio.Event()
     quiet_loop(asyncio.get_running_loop())
-    with _runtime_dir() as runtime_dir:
+    async with AsyncExitStack() as opened:
+        limiter = await opened.enter_async_context(limiting(settings.limits))
+        runtime_dir = opened.enter_context(_runtime_dir())
         read_cards = gpus.read if gpus.read() is not None else None
         services = [
             Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         ]
-        gateway = Gateway(settings, keyring, {service.name: service for service in services})
+        by_name = {service.name: service for service in services}
+        gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), asyncio.TaskGroup() as owners:
+        async with (
+            keeping_books(gateway),
+            listening(gateway),
+            metrics_listening(gateway),
+            asyncio.TaskGroup() as owners,
+        ):
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()

@@ -42,7 +42,7 @@ def numbered(letter: str, n_words: int) -> tuple[str, ...]:
     return tuple(f"{' ' if i > 1 else ''}{letter}{i}" for i in range(1, n_words + 1))
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(flags: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--uds")
     parser.add_argument("--port", type=int)
@@ -52,6 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--token-s", type=float, default=0.0, help="pause before each word")
     parser.add_argument("--print-before", help="printed to standard error before anything else")
     parser.add_argument("--tell", type=Path, help="FIFO that gets its own pid and its grandchild's")
+    parser.add_argument("--metrics", type=Path, help="file whose text /metrics tells as well")
     parser.add_argument("--load-s", type=float, default=0.0, help="/health is 503 with progress for so long")
     parser.add_argument("--health-503-forever", action="store_true")
     parser.add_argument("--exit-at-load", type=int, help="exit code, or minus a signal to die by")
@@ -60,7 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--spawn-grandchild", action="store_true", help="in a session of its own")
     parser.add_argument("--fault", type=lambda text: Fault(**json.loads(text)), default=Fault(), help="armed at start")
-    return parser.parse_args()
+    return parser.parse_args(flags)
 
 
 def _misbehave(arguments: argparse.Namespace) -> None:
@@ -105,7 +106,10 @@ async def _models(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    return web.Response(text=f"# TYPE fake_steps counter\nfake_steps_total {request.app[FAULTS].n_steps}\n")
+    more = request.app[ARGUMENTS].metrics
+    head = "# HELP fake_steps_total Words made\n# TYPE fake_steps_total counter\n"
+    text = f"{head}fake_steps_total {request.app[FAULTS].n_steps}\n"
+    return web.Response(body=text.encode() + (more.read_bytes() if more else b""))
 
 
 async def _tokenize(request: web.Request) -> web.Response:
@@ -236,9 +240,8 @@ async def _begin(app: web.Application) -> None:
         asyncio.get_running_loop().call_later(arguments.die_after_s, leave, 0)
 
 
-def main() -> None:
-    arguments = _arguments()
-    _misbehave(arguments)
+def make_app(arguments: argparse.Namespace) -> web.Application:
+    """Also for a test's own process, where nothing may be armed that ends the engine."""
     app = web.Application(middlewares=[_want_key])
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
@@ -254,6 +257,13 @@ def main() -> None:
             web.post("/_fault", arm),
         ]
     )
+    return app
+
+
+def main() -> None:
+    arguments = read_arguments()
+    _misbehave(arguments)
+    app = make_app(arguments)
     where = {"path": arguments.uds} if arguments.uds else {"host": "127.0.0.1", "port": arguments.port}
     web.run_app(
         app,

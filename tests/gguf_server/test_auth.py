@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gguf_server.auth import authenticate, bearer_tokens
-from gguf_server.errors import Unauthorized
+from gguf_server.auth import authenticate, bearer_tokens, check_role
+from gguf_server.errors import PermissionDenied, Unauthorized
 from gguf_server.keys import KeyIdentity, KeyRing
 
 TOKENS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=1).filter(
@@ -97,3 +97,13 @@ def test_a_refusal_says_why_and_never_the_token(ring: KeyRing, values: tuple[str
     assert raised.value.headers["WWW-Authenticate"] == "Bearer"
     assert "s3cret" not in str(raised.value.body())
     assert "right" not in str(raised.value.body())
+
+
+def test_a_key_of_the_other_kind_is_told_which_is_needed() -> None:
+    user, admin = KeyIdentity("u", "u"), KeyIdentity("a", "a", "admin")
+    check_role(user, "user")
+    check_role(admin, "admin")
+    with pytest.raises(PermissionDenied, match="needs an admin key"):
+        check_role(user, "admin")
+    with pytest.raises(PermissionDenied, match="asks no model"):
+        check_role(admin, "user")

@@ -156,6 +156,23 @@ def test_a_token_from_the_environment_is_a_key(path: Path) -> None:
     assert KeyRing(path, ["one"]).has_keys
 
 
+def test_a_ring_tells_admins_from_users(path: Path) -> None:
+    user, _ = keys.create(path, "laptop")
+    ring = KeyRing(path, admin_tokens=["root"])
+    assert ring.identify("root") == KeyIdentity("admin-env-1", "admin-env-1", "admin")
+    assert (ring.has_keys, ring.has_admins) == (True, True)
+    admin, token = keys.create(path, "operator", role="admin")
+    assert KeyRing(path).identify(token) == KeyIdentity(admin.id, "operator", "admin")
+    assert keys.list_keys(path) == [user, admin]
+    keys.revoke(path, "laptop")
+    assert (KeyRing(path).has_keys, KeyRing(path).has_admins) == (False, True)
+
+
+def test_the_role_of_most_keys_is_not_written_down(path: Path) -> None:
+    keys.create(path, "laptop")
+    assert "role" not in path.read_text()
+
+
 def test_a_ring_reads_the_file_only_when_it_changed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, token = keys.create(path, "laptop")
     reads = Mock(side_effect=keys.list_keys)

@@ -32,6 +32,8 @@ from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
 from gguf_server.metrics.listener import metrics_listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.systemd import tell_ready, tell_stopping
+from gguf_server.tracing_switch import TracingUnavailable, tracing
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
 
@@ -55,7 +57,7 @@ def serve(settings: Settings) -> int:
         return 2
     try:
         asyncio.run(_run(settings, keyring, metrics_key))
-    except (AuditError, LimitsError) as error:
+    except (AuditError, LimitsError, TracingUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -102,6 +104,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
     quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
+        traces = await opened.enter_async_context(tracing(settings.tracing))
         runtime_dir = opened.enter_context(_runtime_dir())
         read_cards = gpus.read if gpus.read() is not None else None
         services = [
@@ -109,7 +112,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             for name, of in settings.services.items()
         ]
         by_name = {service.name: service for service in services}
-        gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, limiter=limiter)
+        gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, tracing=traces, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         async with (
@@ -119,7 +122,9 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             asyncio.TaskGroup() as owners,
         ):
             chains = [owners.create_task(service.chain.run()) for service in services]
+            tell_ready(len(services))
             await stop.wait()
+            tell_stopping(settings.server.drain_s)
             stop.clear()
             await drain(services, settings.server.drain_s, hurry=stop)
             for chain in chains:

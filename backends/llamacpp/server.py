@@ -74,6 +74,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
         return _json(problem.body(), status=error.status)
+    except web.RequestPayloadError:
+        problem = ApiError(
+            400, "the body is not what its headers say: broken encoding, chunks or length", code="bad_body"
+        )
+        return _json(problem.body(), status=problem.status)
     except ConnectionResetError:
         # Nobody is there to be told; raised on, aiohttp would log it as our error.
         return web.Response(status=CLIENT_LEFT_STATUS)

@@ -131,14 +131,7 @@ def _response(answer: Answer) -> Json:
         if answer.example is not None:
             content["application/json"]["example"] = answer.example
     if answer.events is not None:
-        name = answer.events.__name__
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": f"Lines `data: {{...}}`, each a {name}, a blank line behind each, `data: [DONE]` last.",
-            },
-            "x-event-schema": parts.reference(answer.events),
-        }
+        content[parts.EVENT_STREAM] = {"schema": parts.event(answer.events)}
     if answer.media_type is not None:
         content[answer.media_type] = {"schema": {"type": "string"}}
     if content:

@@ -6,14 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
 
+from backends.schema_types import LARGEST_INT, SMALLEST_INT
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.errors import GatewayError
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 
 Json = dict[str, Any]
 
 SCHEMAS: Final = "#/components/schemas/"
+EVENT_STREAM: Final = "text/event-stream"
 
 ABOUT: Final = """\
 An OpenAI-compatible gateway over engines that take over from each other.
@@ -38,6 +42,7 @@ HEADERS: Final[dict[str, Json]] = {
         "description": "Messages that were left out to make the rest fit; absent where none was.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    **{name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in RATE_LIMIT_HEADERS.items()},
     "x-should-retry": {"description": "`false`: the same would happen again.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
@@ -62,10 +67,18 @@ SECURITY_SCHEMES: Final[Json] = {
 
 
 class _Plain(GenerateJsonSchema):
-    """Without the titles that pydantic makes of field names."""
+    """Without the titles that pydantic makes of field names, and with the integers that a JSON body here can hold."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
+
+    def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
+        said = super().int_schema(schema)
+        if "exclusiveMinimum" not in said:
+            said.setdefault("minimum", SMALLEST_INT)
+        if "exclusiveMaximum" not in said:
+            said.setdefault("maximum", LARGEST_INT)
+        return said
 
 
 def schemas(models: Iterable[type[BaseModel]]) -> Json:
@@ -84,6 +97,17 @@ def schemas(models: Iterable[type[BaseModel]]) -> Json:
 
 def reference(model: type[BaseModel]) -> Json:
     return {"$ref": SCHEMAS + model.__name__}
+
+
+def event(model: type[BaseModel]) -> Json:
+    """One server-sent event, as it is understood where a schema is of `text/event-stream`."""
+    holds = {"type": "string", "contentMediaType": "application/json", "contentSchema": reference(model)}
+    return {
+        "type": "object",
+        "description": "Each event; its `data` is JSON, and `[DONE]` at the end.",
+        "required": ["data"],
+        "properties": {"data": {"anyOf": [holds, {"const": "[DONE]"}]}},
+    }
 
 
 def headers(names: Iterable[str]) -> Json:

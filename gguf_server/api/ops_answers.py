@@ -90,6 +90,7 @@ class ServiceStatus(Answered):
     engines: list[EngineStatus] = Field(description="The chain, most wanted first.")
     queue: QueueStatus
     totals: Totals
+    limits: dict[str, Any] = Field(description="Where what keys used is counted, and how much was refused.")
     uptime_s: float
     draining: bool
     problems: dict[str, str] = Field(description="Why usage or the audit cannot be written just now, by its name.")
@@ -104,3 +105,10 @@ class Directory(Answered):
 class DirectoryHealth(Answered):
     status: Literal["healthy", "not ready"]
     services: dict[str, dict[str, Any]] = Field(description="Each service's own `/health`, by its name.")
+
+
+class OpenapiDocument(Answered):
+    openapi: Literal["3.1.0"]
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]

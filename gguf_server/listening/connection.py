@@ -20,7 +20,14 @@ import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, ContentEncodingError, LineTooLong
 
-from gguf_server.errors import BadRequest, GatewayError, HeadersTooLarge, RequestTooSlow, UnsupportedEncoding
+from gguf_server.errors import (
+    BadRequest,
+    ExpectationFailed,
+    GatewayError,
+    HeadersTooLarge,
+    RequestTooSlow,
+    UnsupportedEncoding,
+)
 from gguf_server.listening.connections import Connections
 from gguf_server.listening.security_headers import add_security_headers
 
@@ -155,20 +162,24 @@ class Connection(web.RequestHandler):
             self.log_exception("unexpected error", exc_info=exc)
         else:
             log.info("not HTTP", kind=type(exc).__name__, client=self.client)
-        problem = _problem(status, exc)
-        response = web.Response(
-            body=orjson.dumps(problem.body()),
-            status=problem.status,
-            headers={**problem.headers, "Connection": "close"},
-            content_type="application/json",
-        )
+        response = _answer(_problem(status, exc))
         add_security_headers(response, is_https=self.ssl_context is not None)
-        response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """An `Expect` that nobody here can meet is refused by aiohttp before any middleware."""
+        self._head_since = None
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = _answer(ExpectationFailed("only 'Expect: 100-continue' is understood here"))
+        return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Kind and place only: a message might repeat what was sent."""
         error = kw.get("exc_info")
+        if isinstance(error, (web.RequestPayloadError, GatewayError)):
+            return  # a body that was refused already, and cannot be read to its end
         place = traceback.format_tb(error.__traceback__) if isinstance(error, BaseException) else []
         log.error("unexpected error", kind=type(error).__name__, place=place, client=self.client)
 
@@ -179,6 +190,18 @@ class Connection(web.RequestHandler):
             self._wire.write(_raw(problem))
             self._wire.close()
         self.force_close()
+
+
+def _answer(problem: GatewayError) -> web.Response:
+    """The last one of its connection."""
+    response = web.Response(
+        body=orjson.dumps(problem.body()),
+        status=problem.status,
+        headers={**problem.headers, "Connection": "close"},
+        content_type="application/json",
+    )
+    response.force_close()
+    return response
 
 
 def _problem(status: int, error: BaseException | None) -> GatewayError:

@@ -52,6 +52,7 @@ def read_arguments(flags: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--token-s", type=float, default=0.0, help="pause before each word")
     parser.add_argument("--print-before", help="printed to standard error before anything else")
     parser.add_argument("--tell", type=Path, help="FIFO that gets its own pid and its grandchild's")
+    parser.add_argument("--traces", type=Path, help="file that gets a line with each request's traceparent")
     parser.add_argument("--metrics", type=Path, help="file whose text /metrics tells as well")
     parser.add_argument("--load-s", type=float, default=0.0, help="/health is 503 with progress for so long")
     parser.add_argument("--health-503-forever", action="store_true")
@@ -182,6 +183,9 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 
 async def _say(request: web.Request, *, is_chat: bool) -> web.StreamResponse:
     arguments, body = request.app[ARGUMENTS], await request.json()
+    if arguments.traces is not None:
+        with arguments.traces.open("a") as traces:
+            traces.write(request.headers.get("traceparent", "") + "\n")
     answer = _answer(arguments, body, is_chat=is_chat)
     kind = "text_completion" if not is_chat else "chat.completion.chunk" if body.get("stream") else "chat.completion"
     id_ = "chatcmpl-1" if is_chat else "cmpl-1"
@@ -242,7 +246,7 @@ async def _begin(app: web.Application) -> None:
 
 def make_app(arguments: argparse.Namespace) -> web.Application:
     """Also for a test's own process, where nothing may be armed that ends the engine."""
-    app = web.Application(middlewares=[_want_key])
+    app = web.Application(middlewares=[_want_key], client_max_size=64 << 20)
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
     app.on_startup.append(_begin)

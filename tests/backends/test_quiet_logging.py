@@ -10,7 +10,6 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,20 +35,12 @@ def form(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def printed(form: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Printed]:
+def printed(form: str, monkeypatch: pytest.MonkeyPatch) -> Printed:
     """All that is logged, at the level that shows most, in both forms."""
-    root = logging.getLogger()
-    before = (root.level, list(root.handlers), structlog.get_config())
-    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
-        monkeypatch.setattr(module, name, getattr(module, name))
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     printed = Printed()
     monkeypatch.setattr(sys, "stderr", printed)
     quiet_logging.set_up(logging.DEBUG, [RENDERERS[form]])
-    yield printed
-    root.setLevel(before[0])
-    root.handlers[:] = before[1]
-    structlog.configure(**before[2])
+    return printed
 
 
 def fail(said: str = SECRET) -> None:

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +34,9 @@ from gguf_server.listening.site import Entrance
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
+
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
 
 KEY = "test-key"
 CALM = FailoverSettings(failback=False)
@@ -181,6 +184,7 @@ async def gateway(
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
+    tracing: Tracing | None = None,
     listening: Mapping[str, Any] = MappingProxyType({}),
     books: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
@@ -219,7 +223,9 @@ async def gateway(
         server = ServerSettings(max_body_bytes=1 << 20)
         tables = {"server": server, "usage": {"enabled": False}, **listening, **books}
         all_settings = Settings.model_validate(tables)
-        shared = shared_parts.Gateway(all_settings, keyring, {"fake": service}, limiter=limiter or Limiter())
+        shared = shared_parts.Gateway(
+            all_settings, keyring, {"fake": service}, limiter=limiter or Limiter(), tracing=tracing
+        )
         keeping = AsyncExitStack()
         await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)

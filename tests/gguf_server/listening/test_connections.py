@@ -111,6 +111,27 @@ def test_many_may_be_behind_loopback_and_proxies() -> None:
     ]
 
 
+async def test_an_expectation_nobody_can_meet_is_refused_in_our_shape() -> None:
+    async with gateway(()) as gw, wire_to(gw.url) as wire:
+        wire.send(get(more="Expect: miracles\r\n"))
+        answer = await wire.answer()
+        assert (answer.status, answer.code) == (417, "expectation_failed")
+        assert b"miracles" not in answer.body
+        assert await wire.rest() == b""
+
+
+async def test_new_limits_hold_for_new_connections() -> None:
+    async with gateway((), listening={"connections": {"idle_timeout_s": 1000}}) as gw, wire_to(gw.url) as old:
+        old.send(get())
+        await old.answer()
+        gw.entrance.connections.limits = ConnectionSettings(max_connections=1)
+        async with wire_to(gw.url) as wire:
+            wire.send(get())
+            assert (await wire.answer()).status == 503
+        old.send(get())
+        assert (await old.answer()).status != 429
+
+
 NOT_HTTP = [
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),

@@ -13,6 +13,7 @@ from typing import Annotated
 import tomli_w
 import typer
 
+from gguf_server.commands import books_cli
 from gguf_server.commands.keys_cli import keys_app
 from gguf_server.commands.settings_options import ConfigOption, JsonOption
 from gguf_server.commands.settings_options import load as _load
@@ -28,6 +29,8 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.command("usage")(books_cli.usage)
+app.add_typer(books_cli.audit_app, name="audit")
 
 PresetOption = Annotated[
     list[str] | None, typer.Option("--preset", metavar="NAME", help="Serve this preset; may be repeated.")

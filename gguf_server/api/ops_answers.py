@@ -93,6 +93,7 @@ class ServiceStatus(Answered):
     limits: dict[str, Any] = Field(description="Where what keys used is counted, and how much was refused.")
     uptime_s: float
     draining: bool
+    problems: dict[str, str] = Field(description="Why usage or the audit cannot be written just now, by its name.")
     gpu: list[dict[str, Any]] | None = Field(description="Memory per card; null on a machine without.")
     timestamp: str
 

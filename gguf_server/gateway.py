@@ -36,7 +36,7 @@ class Gateway:
     prompt_hasher: PromptHasher | None = None
 
     def __post_init__(self) -> None:
-        self.exposition = Exposition(self.settings.metrics)
+        self.exposition = Exposition(self.settings.metrics, self.limiter)
         self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property

@@ -41,7 +41,7 @@ class Gateway:
     prompt_hasher: PromptHasher | None = None
 
     def __post_init__(self) -> None:
-        self.exposition = Exposition(self.settings.metrics, self.conditions)
+        self.exposition = Exposition(self.settings.metrics, self.conditions, self.limiter)
         self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property

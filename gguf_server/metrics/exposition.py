@@ -13,9 +13,11 @@ from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gguf_server.conditions import Condition
+from gguf_server.limits.limiter import Limiter
 from gguf_server.metrics import machine
 from gguf_server.metrics.conditions import condition_metrics
 from gguf_server.metrics.engines import EngineMetrics
+from gguf_server.metrics.limits import limit_metrics
 from gguf_server.metrics.requests import RequestMetrics
 from gguf_server.metrics.services import service_metrics
 from gguf_server.service import Service
@@ -25,10 +27,11 @@ from gguf_server.settings_observing import MetricsSettings
 class Exposition:
     """One for the gateway. `requests` is told of every request; `conditions` are those of the gateway's parts."""
 
-    def __init__(self, settings: MetricsSettings, conditions: Mapping[str, Condition]) -> None:
+    def __init__(self, settings: MetricsSettings, conditions: Mapping[str, Condition], limiter: Limiter) -> None:
         self.requests = RequestMetrics()
         self._conditions = conditions
         self._engines = EngineMetrics(settings.engine_timeout_s) if settings.engines else None
+        self._limiter = limiter
         self._one_at_a_time = asyncio.Lock()
 
     async def text(self, services: Collection[Service], *, with_others: bool) -> bytes:
@@ -42,6 +45,7 @@ class Exposition:
                 *self.requests.collect(services, with_others=with_others),
                 *service_metrics(services),
                 condition_metrics(self._conditions),
+                *limit_metrics(self._limiter),
                 *machine.machine_metrics(services, reading),
                 *([self._engines.misses(services)] if self._engines is not None else ()),
                 *engines,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from gguf_server import config
+from gguf_server import config, run
 from gguf_server.config import ConfigError
 from gguf_server.limits.configured import defaults
 from gguf_server.limits.policy import NO_LIMITS, KeyLimits, Priority
@@ -47,3 +48,14 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(tmp_path: Path, s
 def test_there_is_one_password(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not both"):
         read('store_password_env = "A"\nstore_password_file = "b"', tmp_path)
+
+
+def test_a_store_that_cannot_be_used_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf_server.limits.redis_store", None)
+    monkeypatch.setenv("GGUF_SERVER_API_KEYS", "a-key")
+    path = tmp_path / "c.toml"
+    path.write_text(f'server.keys_file = "{tmp_path}/keys.json"\nlimits.store = "redis://127.0.0.1"\n[services.demo]\n')
+    assert run.serve(config.load(path, environ={})) == 2
+    assert "pip install" in capsys.readouterr().err

@@ -15,10 +15,13 @@ from aiohttp import web
 from gguf_server.api import server_operations
 from gguf_server.api.docs import docs_routes
 from gguf_server.api.openai import OpenAIApi
-from gguf_server.api.operations import described
+from gguf_server.api.operations import described, unlisted
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.api.service_operations import ServiceOperations
+from gguf_server.api.ui import UiApi
+from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.auth import authenticate, check_role
+from gguf_server.conditions import CONDITIONS, GUARDS
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
@@ -35,6 +38,7 @@ from gguf_server.middleware import (
 )
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
+from gguf_server.settings_ui import UI_PATH
 
 ROUTES: Final = web.AppKey("routes", LiveRoutes)
 
@@ -45,6 +49,10 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     traced = [gateway.tracing.middleware] if gateway.tracing is not None else []
     app = web.Application(middlewares=[identify_and_log, *traced, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[GUARDS] = gateway.guards
+    app[CONDITIONS] = gateway.conditions
+    if gateway.prompt_hasher is not None:
+        app[PROMPT_HASHER] = gateway.prompt_hasher
     app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
     app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
@@ -69,6 +77,9 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     routes.append(described(web.get("/metrics", guarded), server_operations.METRICS))
     if gateway.settings.docs.enabled:
         routes += docs_routes()
+    if gateway.settings.ui.enabled:
+        page = UiApi(mounts, max_body_bytes=gateway.settings.server.max_body_bytes)
+        routes += [unlisted(web.get(f"{UI_PATH}/services", _with_key(page.services, keyring))), *page.routes()]
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]
 
 
@@ -135,6 +146,8 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *,
         if role is not None:
             check_role(identity, role)
         limits.check(request, identity, service)
+        for guard in request.app[GUARDS]:
+            guard(record)
         return await handler(request)
 
     return guarded

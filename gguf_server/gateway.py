@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gguf_server.audit.prompt_hash import PromptHasher
+from gguf_server.conditions import Condition, Guard
 from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
 from gguf_server.metrics.access import MetricsKey
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Gateway:
-    """`services` by the names that the configuration gives them."""
+    """`services` by the names that the configuration gives them.
+
+    `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests are audited.
+    """
 
     settings: Settings
     keyring: KeyRing
@@ -31,6 +36,9 @@ class Gateway:
     tracing: Tracing | None = None
     limiter: Limiter = field(default_factory=Limiter)
     exposition: Exposition = field(init=False)
+    guards: list[Guard] = field(default_factory=list)
+    conditions: dict[str, Condition] = field(default_factory=dict)
+    prompt_hasher: PromptHasher | None = None
 
     def __post_init__(self) -> None:
         self.exposition = Exposition(self.settings.metrics)

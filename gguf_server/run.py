@@ -16,8 +16,11 @@ from typing import Final
 
 import structlog
 
+from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.audit.secret import AuditError
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
@@ -53,7 +56,7 @@ def serve(settings: Settings) -> int:
         return 2
     try:
         asyncio.run(_run(settings, keyring, metrics_key))
-    except (LimitsError, TracingUnavailable) as error:
+    except (AuditError, LimitsError, TracingUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -97,6 +100,7 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
 
 async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None) -> None:
     stop = asyncio.Event()
+    quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
         traces = await opened.enter_async_context(tracing(settings.tracing))
@@ -110,7 +114,12 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
         gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, tracing=traces, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), metrics_listening(gateway), asyncio.TaskGroup() as owners:
+        async with (
+            keeping_books(gateway),
+            listening(gateway),
+            metrics_listening(gateway),
+            asyncio.TaskGroup() as owners,
+        ):
             chains = [owners.create_task(service.chain.run()) for service in services]
             await stop.wait()
             stop.clear()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import structlog
@@ -77,8 +77,7 @@ class Connection(web.RequestHandler):
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server gives
-        self._wire = transport
+        self._wire = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         self._refusal = self._connections.enter(self, self.client)
@@ -116,8 +115,9 @@ class Connection(web.RequestHandler):
         if not body.is_eof():
             self._body, self._body_since = body, self._loop.time()
 
-    def end_request(self) -> None:
-        self._is_answering = False
+    def end_request(self, *, is_last: bool) -> None:
+        """`is_last`: the connection is about to be closed, what still comes begins no other request."""
+        self._is_answering = is_last
         self._body = None
         self._n_bytes = 0
 

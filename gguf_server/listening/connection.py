@@ -31,7 +31,7 @@ from gguf_server.errors import (
 from gguf_server.listening.connections import Connections
 from gguf_server.listening.security_headers import add_security_headers
 
-_LONGEST_LINGERING_S: Final = 10.0
+_LINGERING_S: Final = 10.0  # for the rest of a body that was refused, or its sender might not read why
 
 log = structlog.get_logger("connection")
 
@@ -61,7 +61,7 @@ class Connection(web.RequestHandler):
             keepalive_timeout=limits.idle_timeout_s,
             max_line_size=limits.max_header_bytes,
             max_field_size=limits.max_header_bytes,
-            lingering_time=min(_LONGEST_LINGERING_S, limits.body_timeout_s),
+            lingering_time=_LINGERING_S,
             access_log=None,  # type: ignore[arg-type]  # as AppRunner passes it
         )
         self._connections = connections

@@ -101,7 +101,7 @@ _PATHS: Final = (
 
 
 def path(dice: random.Random) -> Case:
-    return Case("path", (request("GET", dice.choice(_PATHS)),), frozenset((200, 400, 401, 404, 405)))
+    return Case("path", (request("GET", dice.choice(_PATHS)),), frozenset((200, 308, 400, 401, 404, 405)))
 
 
 _ODD_HEADERS: Final = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import structlog
@@ -31,7 +31,7 @@ from gguf_server.errors import (
 from gguf_server.listening.connections import Connections
 from gguf_server.listening.security_headers import add_security_headers
 
-_LONGEST_LINGERING_S: Final = 10.0
+_LINGERING_S: Final = 10.0  # for the rest of a body that was refused, or its sender might not read why
 
 log = structlog.get_logger("connection")
 
@@ -61,7 +61,7 @@ class Connection(web.RequestHandler):
             keepalive_timeout=limits.idle_timeout_s,
             max_line_size=limits.max_header_bytes,
             max_field_size=limits.max_header_bytes,
-            lingering_time=min(_LONGEST_LINGERING_S, limits.body_timeout_s),
+            lingering_time=_LINGERING_S,
             access_log=None,  # type: ignore[arg-type]  # as AppRunner passes it
         )
         self._connections = connections
@@ -77,8 +77,7 @@ class Connection(web.RequestHandler):
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server gives
-        self._wire = transport
+        self._wire = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         self._refusal = self._connections.enter(self, self.client)
@@ -116,8 +115,9 @@ class Connection(web.RequestHandler):
         if not body.is_eof():
             self._body, self._body_since = body, self._loop.time()
 
-    def end_request(self) -> None:
-        self._is_answering = False
+    def end_request(self, *, is_last: bool) -> None:
+        """`is_last`: the connection is about to be closed, what still comes begins no other request."""
+        self._is_answering = is_last
         self._body = None
         self._n_bytes = 0
 

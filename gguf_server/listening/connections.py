@@ -79,7 +79,10 @@ class Connections:
             return ServerFull("the server has as many connections as it may have")
         n_most = limits.max_per_client
         if n_most and self._per_client[counted_as(peer)] >= n_most and not is_exempt(peer, limits.trusted_proxies):
-            return TooManyConnections(f"more than {n_most} connections from one address: close some")
+            return TooManyConnections(
+                f"more than {n_most} connections from one address: see max_per_client and trusted_proxies "
+                "under [connections]"
+            )
         return None
 
     def _set_timer(self) -> None:

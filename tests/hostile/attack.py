@@ -48,19 +48,26 @@ async def attack(
 ) -> Report:
     """`n_warm_up` requests of the same kinds come first, so that what is made once is there when memory is read."""
     healthy = await target.healthy()
+
+    async def send(n: int, seed: int, outcome: Outcome) -> None:
+        cases = _cases(target, healthy, n, seed)
+        n_told = len(outcome.complaints)
+        await drive(target.port, cases, outcome, concurrency=concurrency, limit_s=target.limit_s)
+        for complaint in outcome.complaints[n_told:]:
+            tell(complaint)
+
     warming = Outcome()
-    await drive(target.port, _cases(target, healthy, n_warm_up, seed + 1), warming, concurrency=concurrency)
+    await send(n_warm_up, seed + 1, warming)
     before = await target.becomes_idle()
     tell(f"before: {before}")
     outcome = Outcome()
     began = time.monotonic()
     for part in range(N_PARTS):
-        n = n_requests // N_PARTS
-        await drive(target.port, _cases(target, healthy, n, seed + 2 + part), outcome, concurrency=concurrency)
+        await send(n_requests // N_PARTS, seed + 2 + part, outcome)
         tell(f"{outcome.n_sent} sent, {outcome.n_complaints} complaints, {target.vitals()}")
     after = await target.becomes_idle()
     report = Report(outcome, before, after, time.monotonic() - began, [*warming.complaints, *outcome.complaints])
-    report.problems += _leaks(before, after) + target.log_problems()
+    report.problems += _leaks(before, after) + target.problems_on_disk()
     return report
 
 

@@ -12,7 +12,6 @@ from typing import Final
 
 from tests.hostile.case import Answer, Case, Generator
 
-LIMIT_S: Final = 30.0
 _MOST_COMPLAINTS: Final = 25
 _RESET: Final = (ConnectionError, asyncio.IncompleteReadError)
 
@@ -36,17 +35,19 @@ class Outcome:
         return self.statuses.total()
 
 
-async def drive(port: int, cases: Iterator[Case], outcome: Outcome, *, concurrency: int) -> None:
+async def drive(port: int, cases: Iterator[Case], outcome: Outcome, *, concurrency: int, limit_s: float) -> None:
+    """Each case may take `limit_s`."""
     async with asyncio.TaskGroup() as clients:
         for _ in range(concurrency):
-            clients.create_task(Client(port, outcome).run(cases))
+            clients.create_task(Client(port, outcome, limit_s).run(cases))
 
 
 class Client:
     """One after the other, on one connection for as long as it lasts."""
 
-    def __init__(self, port: int, outcome: Outcome) -> None:
+    def __init__(self, port: int, outcome: Outcome, limit_s: float) -> None:
         self._port = port
+        self._limit_s = limit_s
         self._outcome = outcome
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -54,11 +55,11 @@ class Client:
     async def run(self, cases: Iterator[Case]) -> None:
         for case in cases:
             try:
-                async with asyncio.timeout(LIMIT_S):
+                async with asyncio.timeout(self._limit_s):
                     await self._send(case)
             except TimeoutError:
                 self._outcome.statuses[case.kind, 0] += 1
-                self._outcome.complain(case, f"nothing happened for {LIMIT_S:g} s")
+                self._outcome.complain(case, f"nothing happened for {self._limit_s:g} s")
                 self._leave()
         self._leave()
 

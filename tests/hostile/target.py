@@ -43,6 +43,10 @@ body_timeout_s = 1.0
 write_timeout_s = 1.0
 idle_timeout_s = 20.0
 
+[audit]
+file = "{audit}"
+fsync = "second"
+
 [services.fake]
 model = "fake"
 service_name = "fake_service"
@@ -78,6 +82,11 @@ class Target:
     port: int
     log: Path
     is_gateway: bool
+
+    @property
+    def limit_s(self) -> float:
+        """For one request. The worker computes, on one thread, whatever it is asked to."""
+        return 30.0 if self.is_gateway else 300.0
 
     def vitals(self) -> Vitals:
         process = psutil.Process(self.process.pid)
@@ -126,18 +135,30 @@ class Target:
         except aiohttp.ClientError:
             return False
 
-    def log_problems(self) -> list[str]:
-        """What may be in no log, and is."""
-        text = self.log.read_text(encoding="utf-8", errors="replace")
+    def problems_on_disk(self) -> list[str]:
+        """What may be in no log, and neither in the books of usage nor in the audit, and is."""
         forbidden = {"a prompt": MARKER, "a key": KEY, "a traceback": "Traceback", "a surprise": "unexpected"}
-        return [f"the log holds {what}:\n{_around(text, sign)}" for what, sign in forbidden.items() if sign in text]
+        texts = {path.name: path.read_text("utf-8", "replace") for path in self.log.parent.rglob("*") if _is_kept(path)}
+        return [
+            f"{name} holds {what}:\n{_around(text, sign)}"
+            for name, text in texts.items()
+            for what, sign in forbidden.items()
+            if sign in text
+        ]
+
+
+def _is_kept(path: Path) -> bool:
+    """By the program that is attacked."""
+    return path.is_file() and path.name not in ("engine.log", "out")
 
 
 @contextmanager
 def gateway(folder: Path) -> Iterator[Target]:
     port, engine_port = free_ports(2)
     config = folder / "hostile.toml"
-    config.write_text(CONFIG.format(port=port, engine_port=engine_port, max_body_bytes=MAX_BODY_BYTES))
+    config.write_text(
+        CONFIG.format(port=port, engine_port=engine_port, max_body_bytes=MAX_BODY_BYTES, audit=folder / "audit.jsonl")
+    )
     state = {"XDG_STATE_HOME": str(folder), "GGUF_SERVER_API_KEYS": KEY}
     with ExitStack() as stack:
         engine = ("-m", "tests.backends.fake_engine", "--port", str(engine_port))

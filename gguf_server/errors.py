@@ -22,6 +22,7 @@
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
+    ├── AuditDown                503     service_unavailable      audit_unavailable
     ├── Paused                   503     service_unavailable      service_paused
     ├── ServerFull               503     service_unavailable      server_full
     └── TimedOut                 504     timeout_error            request_timeout
@@ -209,6 +210,12 @@ class Draining(_Retryable):
     status = 503
     type = "service_unavailable"
     code = "shutting_down"
+
+
+class AuditDown(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "audit_unavailable"
 
 
 class Paused(_Retryable):

@@ -16,8 +16,11 @@ from typing import Final
 
 import structlog
 
+from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.audit.secret import AuditError
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
@@ -25,6 +28,8 @@ from gguf_server.keys import KeyRing, KeysError
 from gguf_server.limits.configured import LimitsError, limiting
 from gguf_server.listeners import listening
 from gguf_server.listening.tls import TlsError
+from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
+from gguf_server.metrics.listener import metrics_listening
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 from gguf_server.systemd import tell_ready, tell_stopping
@@ -38,7 +43,8 @@ def serve(settings: Settings) -> int:
     """Serve until told to stop; returns the exit status."""
     try:
         keyring = open_keyring(settings)
-    except KeysError as error:
+        metrics_key = open_key(settings.metrics)
+    except (KeysError, MetricsKeyError) as error:
         print(error, file=sys.stderr)
         return 2
     if keyring is None:
@@ -49,8 +55,8 @@ def serve(settings: Settings) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring))
-    except LimitsError as error:
+        asyncio.run(_run(settings, keyring, metrics_key))
+    except (AuditError, LimitsError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -92,8 +98,9 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing) -> None:
+async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None) -> None:
     stop = asyncio.Event()
+    quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
         runtime_dir = opened.enter_context(_runtime_dir())
@@ -102,10 +109,16 @@ async def _run(settings: Settings, keyring: KeyRing) -> None:
             Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         ]
-        gateway = Gateway(settings, keyring, {service.name: service for service in services}, limiter=limiter)
+        by_name = {service.name: service for service in services}
+        gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), asyncio.TaskGroup() as owners:
+        async with (
+            keeping_books(gateway),
+            listening(gateway),
+            metrics_listening(gateway),
+            asyncio.TaskGroup() as owners,
+        ):
             chains = [owners.create_task(service.chain.run()) for service in services]
             tell_ready(len(services))
             await stop.wait()

@@ -14,8 +14,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_books import AuditSettings, UsageSettings
 from gguf_server.settings_limits import LimitsSettings
 from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
+from gguf_server.settings_observing import MetricsSettings, TracingSettings
+from gguf_server.settings_ui import UI_PATH, UiSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
@@ -279,6 +282,11 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
+    usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
+    ui: UiSettings = UiSettings()
     docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
     tls: TlsSettings = TlsSettings()
@@ -290,6 +298,8 @@ class Settings(Strict):
     def _mounts_are_distinct(self) -> Settings:
         mounts: dict[str, str] = {}
         for name, service in self.services.items():
+            if self.ui.enabled and UI_PATH in service.paths:
+                raise ValueError(f"service {name!r} wants path {UI_PATH}, which is the page's: set ui.enabled = false")
             own = [f"port {service.port}"] if service.port else []
             shared = [f"path {path or '/'}" for path in service.paths]
             for mount in own + shared:

@@ -8,7 +8,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from backends.supervised import LaunchPlan, SupervisedEngine
 from gguf_server import gateway as shared_parts
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.chain import EngineChain
 from gguf_server.engines import build
 from gguf_server.engines import forecasts as planned
@@ -181,12 +182,14 @@ async def gateway(
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
     listening: Mapping[str, Any] = MappingProxyType({}),
+    books: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
     Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
     `listening` holds tables of the configuration beside `server`.
+    `books` are the tables [usage] and [audit]; without, none are kept.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -214,8 +217,11 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        all_settings = Settings.model_validate({"server": server, **listening})
+        tables = {"server": server, "usage": {"enabled": False}, **listening, **(books or {})}
+        all_settings = Settings.model_validate(tables)
         shared = shared_parts.Gateway(all_settings, keyring, {"fake": service}, limiter=limiter or Limiter())
+        keeping = AsyncExitStack()
+        await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
         entrance = Entrance(all_settings)
@@ -228,6 +234,7 @@ async def gateway(
         finally:
             await runner.cleanup()
             entrance.close()
+            await keeping.aclose()
             owner.cancel()
             await asyncio.wait([owner])
             assert service.n_in_flight == 0

@@ -13,6 +13,12 @@ import pytest
 from backends.base import FailureReason
 from gguf_server import config, errors
 from gguf_server.config_problems import every_setting
+from gguf_server.settings import (
+    LlamaCppEngineSettings,
+    LlamaServerEngineSettings,
+    OpenAIEngineSettings,
+    VllmEngineSettings,
+)
 from tests.operating.program import OPERATING, command_exists
 
 ROOT = OPERATING.parents[1]
@@ -21,7 +27,8 @@ SOURCES = "\n".join(
     path.read_text(encoding="utf-8") for folder in ("gguf_server", "backends") for path in (ROOT / folder).rglob("*.py")
 )
 SETTINGS = {".".join(path) for path, _ in every_setting(("qwen3", "gemma4"))}
-LEAVES = {setting.rpartition(".")[2] for setting in SETTINGS}
+ENGINES = (LlamaCppEngineSettings, LlamaServerEngineSettings, OpenAIEngineSettings, VllmEngineSettings)
+LEAVES = {setting.rpartition(".")[2] for setting in SETTINGS}.union(*(engine.model_fields for engine in ENGINES))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
 

@@ -94,5 +94,5 @@ def ttft(outcome: Outcome) -> float | None:
     return outcome.ttft_s
 
 
-def elapsed(outcome: Outcome) -> float | None:
+def elapsed(outcome: Outcome) -> float:
     return outcome.elapsed_s

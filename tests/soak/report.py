@@ -17,6 +17,7 @@ from tests.soak.verdict import End
 from tests.soak.vitals import Trend, trends
 
 _MIB = 1 << 20
+_N_SLOWEST = 10
 
 
 def summary(soak: Soak, problems: list[str]) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def summary(soak: Soak, problems: list[str]) -> dict[str, Any]:
         "answer_s": round(soak.answer_s, 3),
         "phases": {phase.name: round(phase.ended - phase.began, 1) for phase in soak.phases},
         "classes": {phase.name: _classes(soak, phase) for phase in soak.phases},
+        "slowest": _slowest(soak, overload),
         "faults": dict(Counter(one.kind for one in soak.sufferings)),
         "suffering_s": {kind: _suffering(soak, kind) for kind in sorted({one.kind for one in soak.sufferings})},
         "chores": soak.n_chores,
@@ -59,6 +61,27 @@ def _classes(soak: Soak, phase: Phase) -> dict[str, Any]:
             "undisturbed": {"ttft": asdict(latency(calm, ttft)), "elapsed": asdict(latency(calm, elapsed))},
         }
     return found
+
+
+def _slowest(soak: Soak, phase: Phase) -> list[dict[str, Any]]:
+    """Of the first class, outside of faults: for whoever asks what they waited for."""
+    every = sorted(soak.of(phase, CLASSES[0].name, undisturbed=True), key=elapsed, reverse=True)
+    return [
+        {
+            "service": one.service,
+            "kind": one.kind,
+            "end": str(one.end),
+            "at_s": round(one.began - phase.began, 1),
+            "ttft_s": one.ttft_s,
+            "elapsed_s": one.elapsed_s,
+            "after": [
+                (fault.kind, round(one.began - fault.ended, 1))
+                for fault in soak.sufferings
+                if fault.service == one.service and fault.ended <= one.began
+            ][-1:],
+        }
+        for one in every[:_N_SLOWEST]
+    ]
 
 
 def _suffering(soak: Soak, kind: str) -> dict[str, float]:

@@ -33,6 +33,20 @@ class Turnstile(Generic[Ticket]):
     def n_queued(self) -> int:
         return len(self._queue)
 
+    def resize(self, max_running: int, max_queued: int) -> None:
+        """Those inside stay, and those in the queue as well, even where they are more than that."""
+        self.max_running = max_running
+        self.max_queued = max_queued
+
+    def can_call(self) -> bool:
+        """Whether somebody in the queue may go in."""
+        return bool(self._queue) and self.n_running < self.max_running
+
+    def call(self) -> Ticket:
+        """Whose turn it is. Their place inside is taken for them."""
+        self.n_running += 1
+        return self._queue.popleft()
+
     def can_enter(self) -> bool:
         return self.n_running < self.max_running and not self._queue
 
@@ -54,10 +68,8 @@ class Turnstile(Generic[Ticket]):
 
     def leave(self) -> Ticket | None:
         """Go out; returns whose turn it is now. Their place inside is taken for them."""
-        if self._queue:
-            return self._queue.popleft()
         self.n_running -= 1
-        return None
+        return self.call() if self.can_call() else None
 
 
 class Admission:
@@ -74,6 +86,12 @@ class Admission:
     @property
     def n_queued(self) -> int:
         return self._turnstile.n_queued
+
+    def resize(self, max_concurrent: int, max_queue: int) -> None:
+        """Have other limits from now on; nobody is sent away."""
+        self._turnstile.resize(max_concurrent, max_queue)
+        while self._turnstile.can_call():
+            self._let_in(self._turnstile.call())
 
     @asynccontextmanager
     async def permit(self) -> AsyncIterator[None]:
@@ -101,13 +119,15 @@ class Admission:
         try:
             await ticket
         except asyncio.CancelledError:
-            if not turnstile.give_up(ticket):
+            if not turnstile.give_up(ticket) and not ticket.cancelled():
                 self._leave()
             raise
 
     def _leave(self) -> None:
-        ticket = self._turnstile.leave()
-        while ticket is not None and ticket.done():  # its holder was cancelled and is about to give it up
+        self._let_in(self._turnstile.leave())
+
+    def _let_in(self, ticket: asyncio.Future[None] | None) -> None:
+        while ticket is not None and ticket.done():  # its holder was cancelled: go out for it
             ticket = self._turnstile.leave()
         if ticket is not None:
             ticket.set_result(None)

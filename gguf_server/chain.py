@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -19,16 +19,20 @@ from backends.base import Engine, EngineFailure
 from gguf_server.card_memory import Read
 from gguf_server.engine_client import EngineClient
 from gguf_server.errors import NotReady
-from gguf_server.failover import Decision, Phase, Rules, decide
-from gguf_server.forecast import Forecast
+from gguf_server.failover import Decision, Phase, Rules
+from gguf_server.forecast import Forecast, Policy
 from gguf_server.link import Link, memory_of
 from gguf_server.planning import Held
+from gguf_server.preference import Preference
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample
 from gguf_server.trial import trying_out
+from gguf_server.wishes import Wishes, number_of, restart, switch
 
 _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
+
+Number = TypeVar("Number", int, int | None)
 
 log = structlog.get_logger("chain")
 
@@ -56,11 +60,22 @@ async def _end(engine: Engine) -> None:
         raise
 
 
+def _rules(settings: FailoverSettings, *, warm_standby: bool) -> Rules:
+    return Rules(
+        warm_standby=warm_standby,
+        failback=settings.failback,
+        failback_after_s=settings.failback_after_s,
+        failback_longest_s=settings.failback_longest_s,
+        stable_after_s=settings.stable_after_s,
+    )
+
+
 class EngineChain:
     """`run` is the owner; everything else may be called by anybody.
 
     `read_cards` tells what the cards hold (`gguf_server.gpus.read`); None on a machine without. `forecasts`: one for
-    each engine, in their order.
+    each engine, in their order. `model`: what the engines call theirs, where they do not know it themselves.
+    `is_awaited`: requests that come before it is up are to wait, and not to be refused.
     """
 
     def __init__(
@@ -72,6 +87,8 @@ class EngineChain:
         settings: FailoverSettings | None = None,
         read_cards: Read | None = None,
         forecasts: Sequence[Forecast] | None = None,
+        model: str | None = None,
+        is_awaited: bool = False,
     ) -> None:
         plans = forecasts or [Forecast() for _ in engines]
         self.links = [
@@ -80,24 +97,33 @@ class EngineChain:
         ]
         self._service = service
         self._settings = settings or FailoverSettings()
-        self._rules = Rules(
-            warm_standby=warm_standby,
-            failback=self._settings.failback,
-            failback_after_s=self._settings.failback_after_s,
-            failback_longest_s=self._settings.failback_longest_s,
-            stable_after_s=self._settings.stable_after_s,
-        )
-        self._first = 0
+        self._rules = _rules(self._settings, warm_standby=warm_standby)
+        self._preference = Preference(self.links)
+        self.model = model
+        self.successor: EngineChain | None = None
         self._is_swapping = False
+        self._is_awaited = is_awaited
         self._is_exhausted = False
         self._is_closing = False
         self._poke = asyncio.Event()
         self._changed = asyncio.Event()
+        self._wishes = Wishes(self._poke)
 
     @property
     def serving(self) -> Serving | None:
-        """The first engine of the chain that is up."""
-        return next((link.serving for link in self.links if link.serving is not None), None)
+        """The engine that new requests go to: of those that are up, the one that is wanted most."""
+        return next((link.offered for link in self._preference if link.offered is not None), None)
+
+    @property
+    def pinned(self) -> Link | None:
+        """The engine that an operator wants before the others."""
+        number = self._preference.pinned
+        return None if number is None else self.links[number]
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Every engine has failed, and none is about to be tried again just now."""
+        return self._is_exhausted
 
     @property
     def is_loading(self) -> bool:
@@ -109,7 +135,7 @@ class EngineChain:
         Raises `NotReady` while no engine can answer.
         """
         serving = self.serving
-        if serving is None and not self._is_swapping:
+        if serving is None and not (self._is_swapping or self._is_awaited):
             why = "the model is loading" if self.is_loading else "no engine could be started"
             raise NotReady(f"{self._service}: {why}", retry_after_s=2 if self.is_loading else 10)
         return serving
@@ -118,9 +144,9 @@ class EngineChain:
         """The first engine up that was not tried, once there is one. Raises `NoneLeft`. Safe to cancel."""
         since = asyncio.get_running_loop().time()
         while True:
-            for link in self.links:
-                if link.serving is not None and link.engine not in tried:
-                    return link.serving
+            for link in self._preference:
+                if link.offered is not None and link.engine not in tried:
+                    return link.offered
             if not self._may_come(tried, since):
                 raise NoneLeft
             await self._changed.wait()
@@ -128,15 +154,69 @@ class EngineChain:
     def _may_come(self, tried: Collection[Engine], since: float) -> bool:
         """Whether an engine that was not tried is on its way, or may be once a suspect one is judged.
 
-        One that has failed to start since then is not waited for any longer.
+        One that has failed to start since then is not waited for any longer, and none of a chain that has a successor.
         """
+        if self._is_closing or (self.successor is not None and self.serving is None):
+            return False
+        if self._is_awaited:
+            return True
         others = [link for link in self.links if link.engine not in tried]
         if any(link.phase is Phase.STARTING for link in others):
             return True
-        up = [link.serving for link in self.links if link.serving is not None]
+        up = [link.offered for link in self.links if link.offered is not None]
         if up:
             return any(serving.is_suspect for serving in up)
         return any(link.may_yet_start(since) for link in others)
+
+    async def restart(self, engine: str) -> str:
+        """See `wishes.restart`."""
+        return await self._wishes.ask(lambda: self._granted(restart, number_of(engine, self.links)))
+
+    async def switch(self, engine: str | None) -> str:
+        """See `wishes.switch`."""
+        number = None if engine is None else number_of(engine, self.links)
+        return await self._wishes.ask(lambda: self._granted(switch, number))
+
+    async def adopt(self, settings: FailoverSettings, *, warm_standby: bool, plan: Policy) -> None:
+        """Go by other rules from now on."""
+
+        def change() -> None:
+            self._settings, self._rules = settings, _rules(settings, warm_standby=warm_standby)
+            for link in self.links:
+                link.forecast.policy = plan
+                if link.serving is not None:
+                    link.serving.rules = settings
+
+        await self._wishes.ask(change)
+
+    async def wait_changed(self) -> None:
+        await self._changed.wait()
+
+    async def wait_unused(self) -> None:
+        """Return once no request is with any of the engines."""
+        while any(link.serving is not None and link.serving.uses for link in self.links):
+            await self._changed.wait()
+
+    def expect_no_more(self) -> None:
+        """Requests are not to wait any longer for what has not come."""
+        self._is_awaited = False
+        self._tell_waiters()
+
+    def succeed_by(self, successor: EngineChain) -> None:
+        """Whom nothing here can answer any more is to ask there."""
+        self.successor = successor
+        self._tell_waiters()
+
+    def close(self) -> None:
+        """Grant and promise nothing more."""
+        self._is_closing = True
+        self._wishes.close()
+        self._tell_waiters()
+
+    def _granted(self, wish: Callable[[Sequence[Link], Preference, Number], str], number: Number) -> str:
+        told = wish(self.links, self._preference, number)
+        self._is_swapping = self._is_swapping or any(link.is_held for link in self.links)
+        return told
 
     async def run(self) -> None:
         """Keep one engine serving until cancelled, which ends all."""
@@ -145,9 +225,10 @@ class EngineChain:
             try:
                 while True:
                     self._poke.clear()
+                    self._wishes.grant()
                     decision = self._decide()
                     if decision.swap_to is not None:
-                        if not await self._has_room_after(decision.swap_to, decision.end):
+                        if not await self._has_room_after(decision.swap_to, (*decision.end, *decision.hold)):
                             continue
                         decision = self._decide()  # a request may have come meanwhile
                     self._apply(decision, lives)
@@ -157,11 +238,10 @@ class EngineChain:
                         async with asyncio.timeout(timeout_s):
                             await self._poke.wait()
             finally:
-                self._is_closing = True
+                self.close()
 
     def _decide(self) -> Decision:
-        views = [link.view() for link in self.links]
-        return decide(views, self._rules, now=asyncio.get_running_loop().time(), first=self._first)
+        return self._preference.decide(self._rules, now=asyncio.get_running_loop().time())
 
     async def _has_room_after(self, number: int, ended: Sequence[int]) -> bool:
         """Whether an engine would fit in what these give back: asked before they make room for it, not afterwards."""
@@ -177,13 +257,18 @@ class EngineChain:
 
     def _apply(self, decision: Decision, lives: asyncio.TaskGroup) -> None:
         if decision.swap_to is not None:
-            self._is_swapping, self._first = True, decision.swap_to
+            self._is_swapping = True
+            self._preference.begin_with(decision.swap_to)
         elif decision.serve is not None:
-            self._is_swapping, self._first = False, (decision.serve + 1) % len(self.links)
+            self._is_swapping = False
+            self._preference.begin_after(decision.serve)
         if decision.is_exhausted and not self._is_exhausted:
             self._is_swapping = False
             log.error("no engine could be started", service=self._service)
         self._is_exhausted = decision.is_exhausted
+        for number in decision.hold:
+            self.links[number].is_held = True
+            self._poke.set()
         for number in decision.end:
             link = self.links[number]
             self._tell("engine not needed any more", link)
@@ -281,7 +366,7 @@ class EngineChain:
         link = self.links[number]
         link.note(failure, asyncio.get_running_loop().time(), was_stable=was_stable)
         if self.serving is None:
-            self._first = (number + 1) % len(self.links)
+            self._preference.begin_after(number)
         told = {"reason": str(failure.reason), "detail": failure.detail, "exit_code": failure.exit_code}
         self._tell("engine failed", link, level=logging.WARNING, **told)
 

@@ -75,8 +75,9 @@ def serve(
     settings = _load(config, preset, host=host, port=port)
     set_up_logging(settings.server)
     from gguf_server import run  # the other commands start faster without it
+    from gguf_server.reload.source import Source
 
-    raise typer.Exit(run.serve(settings))
+    raise typer.Exit(run.serve(settings, Source(config, tuple(preset or ()), host, port)))
 
 
 @keys_app.command("create")

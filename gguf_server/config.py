@@ -77,6 +77,13 @@ def load(
     return settings
 
 
+def files(config: Path | None, presets: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """What `load` reads, or would read if it were there."""
+    named = environ.get(CONFIG_VARIABLE)
+    path = config or (None if presets else Path(named) if named else DEFAULT_FILE)
+    return () if path is None else (path,)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on `host`. A name other than localhost is not resolved."""
     if host.lower() == "localhost":
@@ -120,8 +127,11 @@ def preset_names() -> tuple[str, ...]:
 
 def read_preset(name: str) -> Table:
     """The service table of a preset; `name` is one of `preset_names()`."""
-    text = resources.files("gguf_server").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return tomllib.loads(preset_file(name).read_text(encoding="utf-8"))
+
+
+def preset_file(name: str) -> Path:
+    return Path(str(resources.files("gguf_server").joinpath("presets", f"{name}.toml")))
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:

@@ -52,6 +52,7 @@ class Dispatch:
         self._tried: list[Engine] = []
         self._last: Serving | None = None
         self._was_repeated = False
+        self._moved: dict[str, Any] = {}
         self.n_failovers = 0
 
     @property
@@ -66,7 +67,7 @@ class Dispatch:
             try:
                 async with serving.use():
                     prepared = await self._prepare_once(serving)
-                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
+                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"} | self._moved
                     _check_dialect(serving, body)
                     answer = await serving.client.answer(self._path, body, self._request_id)
                     answer = dialects.without_beginning(serving.client.endpoint.dialect, body, answer)
@@ -113,7 +114,7 @@ class Dispatch:
         prepared = await self._prepare_once(serving)
         _check_dialect(serving, prepared.body)
         asked = prepared.body.get("stream_options") or {}
-        body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
+        body = {**prepared.body, **self._moved, "stream": True, "stream_options": {**asked, "include_usage": True}}
         if not stream.is_open:
             return Attempt(serving, prepared, body)
         seam = Seam(begun.head, serving.engine.name, self.n_failovers)
@@ -164,14 +165,25 @@ class Dispatch:
 
     async def _next_engine(self) -> Serving:
         """Raises `NotReady` where nobody was asked yet, `EngineBroke` where all who could be failed."""
+        if self._last is None:
+            self._go_where_new_requests_go()
         try:
             serving = await self._chain.acquire(self._tried)
         except NoneLeft:
+            if self._chain.successor is not None:
+                self._go_where_new_requests_go()
+                return await self._next_engine()
             serving = self._same_again()
         if self._last is not None and serving.engine is not self._last.engine:
             self.n_failovers += 1
         self._last = serving
         return serving
+
+    def _go_where_new_requests_go(self) -> None:
+        """The service may have other engines by now, which call the model their own name."""
+        while self._chain.successor is not None:
+            self._chain = self._chain.successor
+            self._moved = {} if self._chain.model is None else {"model": self._chain.model}
 
     def _same_again(self) -> Serving:
         if self._last is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aiohttp import web
+
 from gguf_server.keys import KeyRing
 from gguf_server.request_record import Observe
 from gguf_server.service import Service
@@ -13,12 +15,19 @@ from gguf_server.settings import Settings
 
 @dataclass(slots=True)
 class Gateway:
-    """`services` by the names that the configuration gives them."""
+    """`services` by the names that the configuration gives them.
+
+    They and the `settings` change while the server runs: whoever needs them asks for each request. `retiring` are
+    services that are gone but for what they still have to answer; `shared_routes` what the shared listener offers
+    besides services.
+    """
 
     settings: Settings
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    retiring: list[Service] = field(default_factory=list)
+    shared_routes: list[web.RouteDef] = field(default_factory=list)
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +19,17 @@ import structlog
 
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.api.admin import AdminApi
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
-from gguf_server.listeners import listening
+from gguf_server.listeners import Listeners, listening
+from gguf_server.reload.lives import Lives
+from gguf_server.reload.reloader import Reloader
+from gguf_server.reload.roster import MakeChain, Roster
+from gguf_server.reload.source import Source
+from gguf_server.reload.watch import watch
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 
@@ -31,8 +38,8 @@ _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut
 log = structlog.get_logger("server")
 
 
-def serve(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit status."""
+def serve(settings: Settings, source: Source) -> int:
+    """Serve until told to stop, and go by what `source` says whenever that changes; returns the exit status."""
     try:
         keyring = open_keyring(settings)
     except KeysError as error:
@@ -46,7 +53,7 @@ def serve(settings: Settings) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring))
+        asyncio.run(_run(settings, keyring, source))
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -55,17 +62,23 @@ def serve(settings: Settings) -> int:
 
 def open_keyring(settings: Settings) -> KeyRing | None:
     """The keys this server knows. On a loopback address the first start makes one; elsewhere None means "refuse"."""
-    path = settings.server.keys_file or keys.default_path()
-    extra = keys.tokens_in(os.environ.get(config.KEYS_VARIABLE, ""))
-    admins = keys.tokens_in(os.environ.get(config.ADMIN_KEYS_VARIABLE, ""))
-    keyring = KeyRing(path, extra, admins)
+    keyring = read_keyring(settings)
     if keyring.has_keys:
         return keyring
     if not config.is_loopback(settings.server.host):
         return None
+    path = settings.server.keys_file or keys.default_path()
     _, token = keys.create(path, "first")
     _print_first_key(settings, path, token)
-    return KeyRing(path, extra, admins)
+    return read_keyring(settings)
+
+
+def read_keyring(settings: Settings) -> KeyRing:
+    """The keys of the file and of the environment. Raises `KeysError`."""
+    users, admins = (
+        keys.tokens_in(os.environ.get(name, "")) for name in (config.KEYS_VARIABLE, config.ADMIN_KEYS_VARIABLE)
+    )
+    return KeyRing(settings.server.keys_file or keys.default_path(), users, admins)
 
 
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:
@@ -82,34 +95,65 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing) -> None:
+async def _run(settings: Settings, keyring: KeyRing, source: Source) -> None:
     stop = asyncio.Event()
     with _runtime_dir() as runtime_dir:
         read_cards = gpus.read if gpus.read() is not None else None
-        services = [
-            Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
+        make_chain = partial(_chain, runtime_dir, read_cards)
+        services = {
+            name: Service(name, of, make_chain(name, of), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
-        ]
-        gateway = Gateway(settings, keyring, {service.name: service for service in services})
+        }
+        gateway = Gateway(settings, keyring, services)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway), asyncio.TaskGroup() as owners:
-            chains = [owners.create_task(service.chain.run()) for service in services]
+        async with listening(gateway) as listeners, asyncio.TaskGroup() as owners:
+            lives = Lives(owners)
+            _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
             await stop.wait()
             stop.clear()
-            await drain(services, settings.server.drain_s, hurry=stop)
-            for chain in chains:
-                chain.cancel()
+            every = [*gateway.services.values(), *gateway.retiring]
+            await drain(every, gateway.settings.server.drain_s, hurry=stop)
+            lives.cancel()
 
 
-def _chain(name: str, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> EngineChain:
+def _govern(
+    gateway: Gateway,
+    listeners: Listeners,
+    lives: Lives,
+    make_chain: MakeChain,
+    source: Source,
+    *,
+    has_cards: bool,
+) -> None:
+    """Start the engines, and let signals, files and admins change what the server is."""
+    roster = Roster(gateway, lives, make_chain, listeners.update)
+    reloader = Reloader(gateway, roster, listeners, load=source.load, open_keyring=read_keyring, has_cards=has_cards)
+    gateway.shared_routes += AdminApi(gateway, roster, reloader).routes()
+    listeners.update()
+    roster.start()
+    _ = lives.begin(reloader.run(), "reloads")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.ask, "SIGHUP")
+
+    def file_changed() -> None:
+        if gateway.settings.server.watch:
+            reloader.ask("file change")
+
+    _ = lives.begin(watch(lambda: source.files(gateway.settings), file_changed), "watch of files")
+
+
+def _chain(
+    runtime_dir: Path, read_cards: Read | None, name: str, settings: ServiceSettings, *, is_awaited: bool = False
+) -> EngineChain:
     return EngineChain(
         name,
-        engines.build(service, runtime_dir),
-        warm_standby=service.standby == "warm",
-        settings=service.failover,
+        engines.build(settings, runtime_dir),
+        warm_standby=settings.standby == "warm",
+        settings=settings.failover,
         read_cards=read_cards,
-        forecasts=engines.forecasts(service, runtime_dir, read_cards),
+        forecasts=engines.forecasts(settings, runtime_dir, read_cards),
+        model=settings.model,
+        is_awaited=is_awaited,
     )
 
 

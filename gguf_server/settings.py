@@ -32,6 +32,7 @@ class ServerSettings(Strict):
     keys_file: Path | None = Field(None, description="Key file; by default keys.json in the state directory.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A larger body is answered 413.")
     drain_s: float = Field(30.0, ge=0, description="After SIGTERM, running answers have this long to finish.")
+    watch: bool = Field(True, description="Read the configuration again when its file changes, as on SIGHUP.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."

@@ -28,7 +28,12 @@ class OpenAIApi:
     """Handlers that answer for one service."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self._mounted = service
+
+    @property
+    def _service(self) -> Service:
+        """The service may have changed while a request's body was on its way."""
+        return self._mounted.current
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(ChatCompletionRequest, await request.read())
@@ -105,8 +110,10 @@ class OpenAIApi:
         return await self._stream(request, CHAT_PATH, prepare, show_usage=body.wants_usage)
 
     def _preparing_chat(self, request: web.Request, body: ChatCompletionRequest) -> Prepare:
+        service = self._service
+
         async def prepare(serving: Serving) -> Prepared:
-            return await self._service.prepare_chat(body, serving, request[REQUEST_ID])
+            return await service.prepare_chat(body, serving, request[REQUEST_ID])
 
         return prepare
 
@@ -138,17 +145,17 @@ class OpenAIApi:
     @asynccontextmanager
     async def _dispatch(self, request: web.Request, path: str, prepare: Prepare) -> AsyncIterator[Dispatch]:
         """A request's turn. Whom no engine serves is told so before they queue."""
-        chain, record = self._service.chain, request[RECORD]
-        record.model = self._service.settings.model
-        dispatch = Dispatch(chain, path, prepare, request[REQUEST_ID])
+        service, record = self._service, request[RECORD]
+        record.model = service.settings.model
+        dispatch = Dispatch(service.chain, path, prepare, request[REQUEST_ID])
         started = time.perf_counter()
         try:
-            chain.require()
-            async with self._service.turn():
+            service.chain.require()
+            async with service.turn():
                 record.queued_s = time.perf_counter() - started
                 yield dispatch
         finally:
-            self._service.totals.n_failovers += dispatch.n_failovers
+            service.totals.n_failovers += dispatch.n_failovers
             record.n_failovers = dispatch.n_failovers
             if dispatch.engine is not None:
                 record.engine = dispatch.engine.name

@@ -1,82 +1,44 @@
-"""Who may compute now, who waits, who is told to come back.
-
-`Turnstile` is the rule, synchronous and without a clock; `Admission` puts waiting coroutines behind it.
-"""
+"""Who may compute now, who waits, who is told to come back: coroutines that wait behind a `Turnstile`."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Final
 
 from gguf_server.errors import QueueFull
+from gguf_server.turnstile import ANYBODY, Turnstile, Visitor
 
-Ticket = TypeVar("Ticket")
+__all__ = ["Admission", "Place", "Turnstile"]
 
 _MAX_RETRY_AFTER_S: Final = 10
 
 
-class Turnstile(Generic[Ticket]):
-    """At most `max_running` inside, at most `max_queued` waiting, first come first served."""
+@dataclass(slots=True)
+class Place:
+    """One request's inside. `n_used`: the tokens that it cost, told by its holder where they come to be known."""
 
-    def __init__(self, max_running: int, max_queued: int) -> None:
-        self.max_running = max_running
-        self.max_queued = max_queued
-        self.n_running = 0
-        self._queue: deque[Ticket] = deque()
+    n_used: int | None = None
 
-    @property
-    def n_queued(self) -> int:
-        return len(self._queue)
 
-    def resize(self, max_running: int, max_queued: int) -> None:
-        """Those inside stay, and those in the queue as well, even where they are more than that."""
-        self.max_running = max_running
-        self.max_queued = max_queued
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """`has_place`: it was its turn, whether or not its holder is still there to take it."""
 
-    def can_call(self) -> bool:
-        """Whether somebody in the queue may go in."""
-        return bool(self._queue) and self.n_running < self.max_running
-
-    def call(self) -> Ticket:
-        """Whose turn it is. Their place inside is taken for them."""
-        self.n_running += 1
-        return self._queue.popleft()
-
-    def can_enter(self) -> bool:
-        return self.n_running < self.max_running and not self._queue
-
-    def enter(self) -> None:
-        self.n_running += 1
-
-    def can_queue(self) -> bool:
-        return len(self._queue) < self.max_queued
-
-    def queue(self, ticket: Ticket) -> None:
-        self._queue.append(ticket)
-
-    def give_up(self, ticket: Ticket) -> bool:
-        """Leave the queue. False when the ticket's turn has come already: whoever holds it is inside."""
-        if ticket not in self._queue:
-            return False
-        self._queue.remove(ticket)
-        return True
-
-    def leave(self) -> Ticket | None:
-        """Go out; returns whose turn it is now. Their place inside is taken for them."""
-        self.n_running -= 1
-        return self.call() if self.can_call() else None
+    visitor: Visitor
+    turn: asyncio.Future[None]
+    has_place: bool = False
 
 
 class Admission:
     """`permit` is held while a request computes."""
 
     def __init__(self, max_concurrent: int, max_queue: int) -> None:
-        self._turnstile: Turnstile[asyncio.Future[None]] = Turnstile(max_concurrent, max_queue)
+        self._turnstile: Turnstile[_Waiter] = Turnstile(max_concurrent, max_queue)
         self._mean_duration_s = 1.0
 
     @property
@@ -89,48 +51,57 @@ class Admission:
 
     def resize(self, max_concurrent: int, max_queue: int) -> None:
         """Have other limits from now on; nobody is sent away."""
-        self._turnstile.resize(max_concurrent, max_queue)
-        while self._turnstile.can_call():
-            self._let_in(self._turnstile.call())
+        self._turnstile.max_running, self._turnstile.max_queued = max_concurrent, max_queue
+        while (waiter := self._turnstile.call()) is not None:
+            self._call(waiter)
 
     @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
-        """Wait for a turn. Raises `QueueFull` at once; a cancelled waiter leaves the queue at once."""
-        await self._enter()
+    async def permit(self, visitor: Visitor = ANYBODY) -> AsyncIterator[Place]:
+        """Wait for a turn. Raises `QueueFull`, at once or when the place in the queue goes to a key that waits less.
+
+        A cancelled waiter leaves the queue at once.
+        """
+        await self._enter(visitor)
         started = time.monotonic()
+        place = Place()
         try:
-            yield
+            yield place
         finally:
             self._mean_duration_s += 0.2 * (time.monotonic() - started - self._mean_duration_s)
-            self._leave()
+            self._call(self._turnstile.leave(visitor, place.n_used))
 
-    async def _enter(self) -> None:
+    async def _enter(self, visitor: Visitor) -> None:
         turnstile = self._turnstile
-        if turnstile.can_enter():
-            turnstile.enter()
+        if turnstile.can_enter(visitor):
+            turnstile.enter(visitor)
             return
-        if not turnstile.can_queue():
-            raise QueueFull(
-                f"{turnstile.n_running} requests are running and {turnstile.n_queued} waiting: try again later",
-                retry_after_s=self._retry_after_s(),
-            )
-        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        turnstile.queue(ticket)
+        if not turnstile.can_queue(visitor):
+            raise self._queue_full()
+        waiter = _Waiter(visitor, asyncio.get_running_loop().create_future())
+        displaced = turnstile.queue(waiter, visitor)
+        if displaced is not None and not displaced.turn.done():
+            displaced.turn.set_exception(self._queue_full())
         try:
-            await ticket
+            await waiter.turn
         except asyncio.CancelledError:
-            if not turnstile.give_up(ticket) and not ticket.cancelled():
-                self._leave()
+            turnstile.give_up(waiter)
+            if waiter.has_place:
+                self._call(turnstile.leave(visitor, 0))
             raise
 
-    def _leave(self) -> None:
-        self._let_in(self._turnstile.leave())
+    def _call(self, waiter: _Waiter | None) -> None:
+        while waiter is not None and waiter.turn.done():  # its holder was cancelled
+            waiter = self._turnstile.leave(waiter.visitor, 0)
+        if waiter is not None:
+            waiter.has_place = True
+            waiter.turn.set_result(None)
 
-    def _let_in(self, ticket: asyncio.Future[None] | None) -> None:
-        while ticket is not None and ticket.done():  # its holder was cancelled: go out for it
-            ticket = self._turnstile.leave()
-        if ticket is not None:
-            ticket.set_result(None)
+    def _queue_full(self) -> QueueFull:
+        running, waiting = self._turnstile.n_running, self._turnstile.n_queued
+        return QueueFull(
+            f"{running} requests are running and {waiting} waiting: try again later",
+            retry_after_s=self._retry_after_s(),
+        )
 
     def _retry_after_s(self) -> int:
         """About when a place in the queue will be free, kept small: the SDKs sleep for as long as they are told."""

@@ -12,12 +12,17 @@ from typing import Final
 
 from aiohttp import web
 
+from gguf_server.api import server_operations
+from gguf_server.api.docs import docs_routes
 from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
+from gguf_server.api.operations import described
 from gguf_server.api.ops import OpsApi, health_of
+from gguf_server.api.service_operations import ServiceOperations
 from gguf_server.auth import authenticate, check_role
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
+from gguf_server.limits import requests as limits
 from gguf_server.live_routes import LiveRoutes
 from gguf_server.middleware import (
     IDENTITY,
@@ -38,8 +43,9 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
     app.router.register_resource(app[ROUTES])
     remount(app, gateway, mounts)
     return app
@@ -57,7 +63,10 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     """All that depends on which services there are."""
     keyring = gateway.keyring
     routes = [route for path, service in mounts.items() for route in service_routes(path, service, keyring)]
-    routes.append(web.get("/metrics", _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)))
+    metrics = _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)
+    routes.append(described(web.get("/metrics", metrics), server_operations.METRICS))
+    if gateway.settings.docs.enabled:
+        routes += docs_routes()
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]
 
 
@@ -65,6 +74,7 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
     """Everything that one service answers, under `path`."""
     ops = OpsApi(service)
     openai = OpenAIApi(service)
+    does = ServiceOperations(service.settings, path)
 
     def keyed(handler: Handler) -> Handler:
         return _with_key(handler, keyring, service.name)
@@ -73,19 +83,19 @@ def service_routes(path: str, service: Service, keyring: KeyRing) -> list[web.Ro
         return _with_key(handler, keyring, service.name, role="user")
 
     routes = [
-        web.get(f"{path}/health", ops.health),
-        web.get(f"{path}/status", keyed(ops.status)),
-        web.post(f"{path}/chat", asking(openai.chat)),
-        web.post(f"{path}/v1/chat/completions", asking(openai.chat_completions)),
-        web.post(f"{path}/v1/completions", asking(openai.completions)),
-        web.get(f"{path}/v1/models", keyed(openai.list_models)),
-        web.get(f"{path}/v1/models/{{id:.+}}", keyed(openai.show_model)),
-        web.get(f"{path}/", keyed(ops.index)),
+        described(web.get(f"{path}/health", ops.health), does.health),
+        described(web.get(f"{path}/status", keyed(ops.status)), does.status),
+        described(web.post(f"{path}/chat", asking(openai.chat)), does.chat),
+        described(web.post(f"{path}/v1/chat/completions", asking(openai.chat_completions)), does.chat_completions),
+        described(web.post(f"{path}/v1/completions", asking(openai.completions)), does.completions),
+        described(web.get(f"{path}/v1/models", keyed(openai.list_models)), does.list_models),
+        described(web.get(f"{path}/v1/models/{{id:.+}}", keyed(openai.show_model)), does.show_model),
+        described(web.get(f"{path}/", keyed(ops.index)), does.index),
     ]
     if path:
-        routes.append(web.get(path, keyed(ops.index)))
+        routes.append(described(web.get(path, keyed(ops.index)), does.index))
     if service.settings.task == "embed":
-        routes.append(web.post(f"{path}/v1/embeddings", asking(openai.embeddings)))
+        routes.append(described(web.post(f"{path}/v1/embeddings", asking(openai.embeddings)), does.embeddings))
     return routes
 
 
@@ -102,7 +112,10 @@ def directory_routes(mounts: Mapping[str, Service], keyring: KeyRing) -> list[we
         body = {"status": "healthy" if healthy else "not ready", "services": {n: b for n, (b, _) in found.items()}}
         return json_response(body, status=200 if healthy else 503, headers=None if healthy else {"Retry-After": "2"})
 
-    return [web.get("/", _with_key(index, keyring)), web.get("/health", health)]
+    return [
+        described(web.get("/", _with_key(index, keyring)), server_operations.DIRECTORY),
+        described(web.get("/health", health), server_operations.DIRECTORY_HEALTH),
+    ]
 
 
 def _distinct(mounts: Mapping[str, Service]) -> Sequence[Service]:
@@ -119,6 +132,7 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *,
         record.key_id = identity.id
         if role is not None:
             check_role(identity, role)
+        limits.check(request, identity, service)
         return await handler(request)
 
     return guarded

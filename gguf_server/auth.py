@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 
 from multidict import CIMultiDictProxy
 
-from gguf_server.errors import Forbidden, Unauthorized
+from gguf_server.errors import PermissionDenied, Unauthorized
 from gguf_server.keys import KeyIdentity, KeyRing, Role
 
 _BEARER = re.compile(r"\s*bearer\s+(.*?)\s*", re.IGNORECASE | re.DOTALL)
@@ -34,15 +35,21 @@ def authenticate(headers: CIMultiDictProxy[str], keyring: KeyRing) -> KeyIdentit
     valid = [identity for token in tokens if (identity := keyring.identify(token)) is not None]
     if not valid:
         raise Unauthorized("wrong API key")
-    if len(valid) > 1:
+    now_s = time.time()
+    in_time = [identity for identity in valid if not (identity.limits and identity.limits.has_expired(now_s))]
+    if not in_time:
+        raise Unauthorized("this API key has expired", code="key_expired")
+    if len(in_time) > 1:
         raise Unauthorized("ambiguous API keys: the request carries two different valid ones; send one")
-    return valid[0]
+    return in_time[0]
 
 
 def check_role(identity: KeyIdentity, role: Role) -> None:
-    """Raises `Forbidden` for a key of the other kind."""
+    """Raises `PermissionDenied` for a key of the other kind."""
     if identity.role == role:
         return
     if role == "admin":
-        raise Forbidden("this needs an admin key: gguf-server keys create NAME --admin makes one")
-    raise Forbidden("this is an admin key: it governs the server, and asks no model; send an ordinary key")
+        message = "this needs an admin key: gguf-server keys create NAME --admin makes one"
+    else:
+        message = "this is an admin key: it governs the server, and asks no model; send an ordinary key"
+    raise PermissionDenied(message, code="wrong_role")

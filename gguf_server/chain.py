@@ -22,6 +22,7 @@ from gguf_server.errors import NotReady
 from gguf_server.failover import Decision, Phase, Rules
 from gguf_server.forecast import Forecast, Policy
 from gguf_server.link import Link, memory_of
+from gguf_server.moves import FAILBACK, NOT_NEEDED, OPERATOR, Moves
 from gguf_server.planning import Held
 from gguf_server.preference import Preference
 from gguf_server.serving import Hang, Serving
@@ -95,6 +96,7 @@ class EngineChain:
             Link(engine, memory=memory_of(engine, read_cards), forecast=forecast)
             for engine, forecast in zip(engines, plans, strict=True)
         ]
+        self.moves = Moves([link.engine for link in self.links])
         self._service = service
         self._settings = settings or FailoverSettings()
         self._rules = _rules(self._settings, warm_standby=warm_standby)
@@ -216,6 +218,7 @@ class EngineChain:
     def _granted(self, wish: Callable[[Sequence[Link], Preference, Number], str], number: Number) -> str:
         told = wish(self.links, self._preference, number)
         self._is_swapping = self._is_swapping or any(link.is_held for link in self.links)
+        self._note_serving(OPERATOR)
         return told
 
     async def run(self) -> None:
@@ -268,11 +271,12 @@ class EngineChain:
         self._is_exhausted = decision.is_exhausted
         for number in decision.hold:
             self.links[number].is_held = True
+            self._note_serving(OPERATOR)
             self._poke.set()
         for number in decision.end:
             link = self.links[number]
             self._tell("engine not needed any more", link)
-            self._withdraw(link)
+            self._withdraw(link, NOT_NEEDED)
             if link.life is not None:
                 link.life.cancel()
         for number in decision.start:
@@ -284,10 +288,14 @@ class EngineChain:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _withdraw(self, link: Link) -> None:
+    def _withdraw(self, link: Link, why: str) -> None:
         """Nothing new goes to an engine from here on."""
         link.serving = None
         link.become(Phase.ENDING)
+        self._note_serving(why)
+
+    def _note_serving(self, why: str) -> None:
+        self.moves.serving_is(self.serving and self.serving.engine, why)
 
     async def _live(self, number: int) -> None:
         """One life of an engine, from its start to its end."""
@@ -332,12 +340,13 @@ class EngineChain:
             link.engine, client, self._wake, self._has_two_up, partial(self._note_speed, link)
         )
         link.become(Phase.UP)
+        self._note_serving(FAILBACK)
         self._poke.set()
         try:
             async with trying_out(serving, link.forecast):
                 failure = await serving.watch(self._settings)
             was_stable = loop.time() - serving.up_since >= self._settings.stable_after_s
-            self._withdraw(link)
+            self._withdraw(link, str(failure.reason))
             self._poke.set()
         finally:
             link.serving = None

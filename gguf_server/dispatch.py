@@ -18,8 +18,8 @@ from backends.base import Engine
 from gguf_server import continuation, dialects
 from gguf_server.chain import EngineChain, NoneLeft
 from gguf_server.continuation import Begun, CannotContinue, Seam
-from gguf_server.engine_client import EngineError
-from gguf_server.errors import BadRequest, EngineBroke
+from gguf_server.engine_client import EngineError, Fault
+from gguf_server.errors import BadRequest, EngineBroke, GatewayError
 from gguf_server.relay import EventStream, Rewrite
 from gguf_server.service import Prepared
 from gguf_server.serving import Serving
@@ -41,7 +41,11 @@ class Attempt:
 
 
 class Dispatch:
-    """Used for one request, by one of `whole` and `stream`. `n_failovers`: how often it moved to another engine."""
+    """Used for one request, by one of `whole` and `stream`.
+
+    `n_failovers`: how often it moved to another engine. `gap_s`: from one token to the next, of a stream that one
+    engine gave.
+    """
 
     def __init__(self, chain: EngineChain, path: str, prepare: Prepare, request_id: str) -> None:
         self._chain = chain
@@ -51,9 +55,11 @@ class Dispatch:
         self._prepared: Prepared | None = None
         self._tried: list[Engine] = []
         self._last: Serving | None = None
+        self._fault: Fault | None = None
         self._was_repeated = False
         self._moved: dict[str, Any] = {}
         self.n_failovers = 0
+        self.gap_s: float | None = None
 
     @property
     def engine(self) -> Engine | None:
@@ -105,6 +111,7 @@ class Dispatch:
                 continue
             if attempt.rewrite is None:
                 serving.finished(use, attempt.body, stream.usage)
+                self.gap_s = use.timer.mean_gap_s(stream.usage)
             else:  # the usage is that of two engines
                 serving.succeeded()
             return
@@ -168,14 +175,13 @@ class Dispatch:
         if self._last is None:
             self._go_where_new_requests_go()
         try:
-            serving = await self._chain.acquire(self._tried)
-        except NoneLeft:
-            if self._chain.successor is not None:
-                self._go_where_new_requests_go()
-                return await self._next_engine()
-            serving = self._same_again()
+            serving = await self._acquire()
+        except GatewayError:
+            self._note_move(None)
+            raise
         if self._last is not None and serving.engine is not self._last.engine:
             self.n_failovers += 1
+            self._note_move(serving.engine)
         self._last = serving
         return serving
 
@@ -184,6 +190,20 @@ class Dispatch:
         while self._chain.successor is not None:
             self._chain = self._chain.successor
             self._moved = {} if self._chain.model is None else {"model": self._chain.model}
+            self._fault = None  # moves are counted within a chain
+
+    async def _acquire(self) -> Serving:
+        try:
+            return await self._chain.acquire(self._tried)
+        except NoneLeft:
+            if self._chain.successor is not None:
+                self._go_where_new_requests_go()
+                return await self._acquire()
+            return self._same_again()
+
+    def _note_move(self, target: Engine | None) -> None:
+        if self._last is not None and self._fault is not None:
+            self._chain.moves.request_moved(self._last.engine, target, self._fault)
 
     def _same_again(self) -> Serving:
         if self._last is None:
@@ -196,6 +216,7 @@ class Dispatch:
 
     def _note_failure(self, serving: Serving, error: EngineError) -> None:
         serving.failed()
+        self._fault = error.fault
         if serving.engine not in self._tried:
             self._tried.append(serving.engine)
         log.warning(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -24,11 +25,29 @@ _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
 
 
+class Fault(StrEnum):
+    """What an engine did to a request, in words that figures are kept by.
+
+    STALLED: it was silent for too long. GIVEN_UP: the gateway ended it, or found it gone, while it was answering.
+    """
+
+    UNREACHABLE = "unreachable"
+    BROKE_OFF = "broke_off"
+    ANSWERED_5XX = "answered_5xx"
+    BAD_ANSWER = "bad_answer"
+    STALLED = "stalled"
+    GIVEN_UP = "given_up"
+
+
 class EngineError(Exception):
     """The engine failed: it is gone, broke off, or answered 5xx. Another engine may be able to answer.
 
     The message is the gateway's own: an engine's words may repeat what a client sent, and this one is logged.
     """
+
+    def __init__(self, message: str, fault: Fault = Fault.BAD_ANSWER) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class Listener(Protocol):
@@ -69,7 +88,7 @@ class EngineClient:
             try:
                 answer = orjson.loads(await response.read())
             except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
-                raise EngineError(f"the engine's answer broke off: {type(error).__name__}") from error
+                raise EngineError(f"the engine's answer broke off: {type(error).__name__}", _fault_of(error)) from error
             if not isinstance(answer, dict):
                 raise EngineError("the engine's answer is no JSON object")
             return answer
@@ -146,7 +165,7 @@ class EngineClient:
             url = self.endpoint.base_url + path
             response = await self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
-            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
+            raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
         async with response:
             if response.status != 200:
                 raise await _refusal(response)
@@ -159,7 +178,7 @@ async def _counting() -> AsyncIterator[None]:
         async with asyncio.timeout(_COUNT_TIMEOUT_S):
             yield
     except TimeoutError as error:
-        raise EngineError("the engine does not count tokens any more") from error
+        raise EngineError("the engine does not count tokens any more", Fault.STALLED) from error
     except (KeyError, TypeError, ValueError) as error:
         raise EngineError("the engine counts tokens in a way nobody here knows") from error
 
@@ -180,7 +199,11 @@ async def _read(response: aiohttp.ClientResponse, listener: Listener) -> AsyncIt
             yield chunk
             listener.waits()
     except aiohttp.ClientError as error:
-        raise EngineError(f"the engine's stream broke off: {type(error).__name__}") from error
+        raise EngineError(f"the engine's stream broke off: {type(error).__name__}", Fault.BROKE_OFF) from error
+
+
+def _fault_of(error: Exception) -> Fault:
+    return Fault.BROKE_OFF if isinstance(error, aiohttp.ClientError) else Fault.BAD_ANSWER
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> Exception:
@@ -195,7 +218,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> Exception:
     if code == QueueFull.code:  # it is well, and has enough to do
         return QueueFull(message)
     if status >= 500 or status in (401, 403):
-        return EngineError(f"the engine answered {status}")
+        return EngineError(f"the engine answered {status}", Fault.ANSWERED_5XX)
     return refusal(status, message, param, code)
 
 

@@ -3,8 +3,8 @@
     GatewayError                 status  type                     code
     ├── BadRequest               400     invalid_request_error    (given)
     │   └── ContextExceeded      400     invalid_request_error    context_length_exceeded
-    ├── Unauthorized             401     authentication_error     invalid_api_key
-    ├── Forbidden                403     permission_error         wrong_role
+    ├── Unauthorized             401     authentication_error     invalid_api_key, key_expired
+    ├── PermissionDenied         403     permission_error         (given)
     ├── NotFound                 404     invalid_request_error    not_found
     │   └── ModelNotFound        404     invalid_request_error    model_not_found
     ├── MethodNotAllowed         405     invalid_request_error    method_not_allowed
@@ -12,6 +12,8 @@
     ├── BodyTooLarge             413     invalid_request_error    body_too_large
     ├── WrongShape               422     invalid_request_error    (given)
     ├── QueueFull                429     rate_limit_error         queue_full
+    ├── RequestsExceeded         429     requests                 rate_limit_exceeded
+    ├── TokensExceeded           429     tokens                   rate_limit_exceeded
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
@@ -71,16 +73,16 @@ class Unauthorized(GatewayError):
     type = "authentication_error"
     code = "invalid_api_key"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"WWW-Authenticate": "Bearer"})
 
 
-class Forbidden(GatewayError):
-    """A right key for other things."""
+class PermissionDenied(GatewayError):
+    """The key is good, and not for this."""
 
     status = 403
     type = "permission_error"
-    code = "wrong_role"
+    code = "permission_denied"
 
 
 class NotFound(GatewayError):
@@ -134,6 +136,18 @@ class QueueFull(_Retryable):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RequestsExceeded(_Retryable):
+    """`type` as OpenAI has it: what there was too much of."""
+
+    status = 429
+    type = "requests"
+    code = "rate_limit_exceeded"
+
+
+class TokensExceeded(RequestsExceeded):
+    type = "tokens"
 
 
 class EngineBroke(GatewayError):

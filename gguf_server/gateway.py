@@ -1,14 +1,16 @@
-"""What all listeners share: the services, the keys, and who is told of every request."""
+"""What all listeners share: the services, the keys and their limits, and who is told of every request."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from gguf_server.keys import KeyRing
-from gguf_server.request_record import Observe
+from gguf_server.limits.limiter import Limiter
+from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
 
@@ -26,10 +28,19 @@ class Gateway:
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    limiter: Limiter = field(default_factory=Limiter)
     retiring: list[Service] = field(default_factory=list)
     shared_routes: list[web.RouteDef] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.observers.append(self._note_figures)
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:
         """The paths of the shared listener and whose they are."""
         return {path: service for service in self.services.values() for path in service.settings.paths}
+
+    def _note_figures(self, record: RequestRecord) -> None:
+        service = self.services.get(record.service or "")
+        if service is not None:
+            service.figures.observe(record, asyncio.get_running_loop().time())

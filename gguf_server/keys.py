@@ -12,7 +12,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal
 
 import structlog
 from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from gguf_server.limits.policy import NO_LIMITS, KeyLimits
 
 TOKEN_PREFIX = "gsk-"  # noqa: S105
 
@@ -48,15 +50,17 @@ class KeyRecord:
     created: str
     revoked: str | None = None
     role: Role = "user"
+    limits: KeyLimits | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyIdentity:
-    """Whose key a request carried."""
+    """Whose key a request carried. `limits`: None where the key itself has none."""
 
     id: str
     name: str
     role: Role = "user"
+    limits: KeyLimits | None = None
 
 
 _RECORDS = TypeAdapter(list[KeyRecord])
@@ -73,7 +77,7 @@ def tokens_in(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(token for part in text.split(",") if (token := part.strip())))
 
 
-def create(path: Path, name: str, *, role: Role = "user") -> tuple[KeyRecord, str]:
+def create(path: Path, name: str, limits: KeyLimits = NO_LIMITS, *, role: Role = "user") -> tuple[KeyRecord, str]:
     """A new key and its token, which is kept nowhere. Names of active keys are distinct. Raises `KeysError`."""
     if not name.strip() or not name.isprintable():
         raise KeysError("a key needs a name of printable characters")
@@ -82,22 +86,42 @@ def create(path: Path, name: str, *, role: Role = "user") -> tuple[KeyRecord, st
         records = list_keys(path)
         if any(name in (record.id, record.name) and not record.revoked for record in records):
             raise KeysError(f"there is already a key {name!r}")
-        record = KeyRecord(id=secrets.token_hex(6), name=name, sha256=_digest(token), created=_now(), role=role)
+        record = KeyRecord(
+            id=secrets.token_hex(6),
+            name=name,
+            sha256=_digest(token),
+            created=_now(),
+            role=role,
+            limits=limits if limits.said() else None,
+        )
         _write(path, [*records, record])
     return record, token
 
 
 def revoke(path: Path, id_or_name: str) -> KeyRecord:
     """Ends the active key of that id or name and returns its record. Raises `KeysError`."""
-    with _locked(path):
-        records = list_keys(path)
-        active = [record for record in records if not record.revoked]
-        found = [record for record in active if id_or_name in (record.id, record.name)]
-        if not found:
-            raise KeysError(f"no active key has the id or name {id_or_name!r}")
-        revoked = replace(found[0], revoked=_now())
-        _write(path, [revoked if record.id == revoked.id else record for record in records])
-    return revoked
+    return _change(path, id_or_name, lambda record: replace(record, revoked=_now()))
+
+
+def set_limits(path: Path, id_or_name: str, change: Callable[[KeyLimits], KeyLimits]) -> KeyRecord:
+    """Changes the limits of the active key of that id or name and returns its record. Raises `KeysError`."""
+
+    def changed(record: KeyRecord) -> KeyRecord:
+        limits = change(record.limits or NO_LIMITS)
+        return replace(record, limits=limits if limits.said() else None)
+
+    return _change(path, id_or_name, changed)
+
+
+def as_json(record: KeyRecord) -> dict[str, Any]:
+    """As the file has it. What most keys do not have is left out: older programs read the file until a key has it."""
+    optional = ("role", "limits")
+    entry = {name: value for name, value in asdict(record).items() if name not in optional}
+    if record.role != "user":
+        entry["role"] = record.role
+    if record.limits is not None:
+        entry["limits"] = record.limits.said()
+    return entry
 
 
 def list_keys(path: Path) -> list[KeyRecord]:
@@ -157,7 +181,7 @@ class KeyRing:
 
     def _read(self) -> list[tuple[str, KeyIdentity]]:
         return [
-            (record.sha256, KeyIdentity(record.id, record.name, record.role))
+            (record.sha256, KeyIdentity(record.id, record.name, record.role, record.limits))
             for record in list_keys(self._path)
             if not record.revoked
         ]
@@ -206,6 +230,18 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _change(path: Path, id_or_name: str, change: Callable[[KeyRecord], KeyRecord]) -> KeyRecord:
+    with _locked(path):
+        records = list_keys(path)
+        active = [record for record in records if not record.revoked]
+        found = [record for record in active if id_or_name in (record.id, record.name)]
+        if not found:
+            raise KeysError(f"no active key has the id or name {id_or_name!r}")
+        changed = change(found[0])
+        _write(path, [changed if record.id == changed.id else record for record in records])
+    return changed
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -228,17 +264,9 @@ def _locked(path: Path) -> Iterator[None]:
         raise KeysError(f"{exc.filename or path}: {exc.strerror}") from exc
 
 
-def _entry(record: KeyRecord) -> dict[str, Any]:
-    """What most keys do not have is left out, so that older programs can read the file as long as no key has it."""
-    entry = asdict(record)
-    if record.role == "user":
-        del entry["role"]
-    return entry
-
-
 def _write(path: Path, records: list[KeyRecord]) -> None:
     """Replaces the file at once and durably; it is readable by its owner alone."""
-    text = json.dumps([_entry(record) for record in records], indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps([as_json(record) for record in records], indent=2, ensure_ascii=False) + "\n"
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from gguf_server import events
 from gguf_server.dialect_errors import error_fields, status_of
-from gguf_server.engine_client import EngineError, refusal
+from gguf_server.engine_client import EngineError, Fault, refusal
 from gguf_server.errors import GatewayError
 
 KEEP_ALIVE_S: Final = 15.0
@@ -99,7 +99,7 @@ class EventStream:
             if self._done:
                 break
         if not self._done:
-            raise EngineError("the engine ended this answer before it was finished")
+            raise EngineError("the engine ended this answer before it was finished", Fault.BROKE_OFF)
         await self._close()
 
     async def send(self, event: dict[str, Any]) -> None:
@@ -173,4 +173,4 @@ def _problem(event: bytes) -> Exception:
     status = error.get("code") if isinstance(error, dict) else None
     if isinstance(status, int) and 400 <= (meant := status_of(status, body)) < 500:
         return refusal(meant, *error_fields(body))
-    return EngineError("the engine failed inside this answer")
+    return EngineError("the engine failed inside this answer", Fault.ANSWERED_5XX)

@@ -20,8 +20,8 @@ class RequestRecord:
     """`service` and `engine` are names; `error` is the code of the error that the client was told.
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
-    the first piece of a stream. None is what never came to be known. `n_dropped` counts the messages that were left
-    out to make the rest fit.
+    the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
+    `n_dropped` counts the messages that were left out to make the rest fit.
     """
 
     request_id: str
@@ -42,6 +42,7 @@ class RequestRecord:
     n_failovers: int = 0
     queued_s: float | None = None
     ttft_s: float | None = None
+    gap_s: float | None = None
     elapsed_s: float = 0.0
 
     def log_fields(self) -> dict[str, Any]:

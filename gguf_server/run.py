@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
+from gguf_server.limits.configured import LimitsError, limiting
 from gguf_server.listeners import Listeners, listening
 from gguf_server.reload.lives import Lives
 from gguf_server.reload.reloader import Reloader
@@ -54,6 +55,9 @@ def serve(settings: Settings, source: Source) -> int:
         return 2
     try:
         asyncio.run(_run(settings, keyring, source))
+    except LimitsError as error:
+        print(error, file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -97,14 +101,16 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
 
 async def _run(settings: Settings, keyring: KeyRing, source: Source) -> None:
     stop = asyncio.Event()
-    with _runtime_dir() as runtime_dir:
+    async with AsyncExitStack() as opened:
+        limiter = await opened.enter_async_context(limiting(settings.limits))
+        runtime_dir = opened.enter_context(_runtime_dir())
         read_cards = gpus.read if gpus.read() is not None else None
         make_chain = partial(_chain, runtime_dir, read_cards)
         services = {
             name: Service(name, of, make_chain(name, of), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         }
-        gateway = Gateway(settings, keyring, services)
+        gateway = Gateway(settings, keyring, services, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         async with listening(gateway) as listeners, asyncio.TaskGroup() as owners:

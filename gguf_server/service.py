@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +17,13 @@ from backends.openai_schema import (
     Message,
 )
 from gguf_server import context, images
-from gguf_server.admission import Admission
+from gguf_server.admission import Admission, Place
 from gguf_server.chain import EngineChain
 from gguf_server.errors import BadRequest, Draining, ModelNotFound, NotFound, Paused, TimedOut
+from gguf_server.live_figures import LiveFigures, Writing
 from gguf_server.serving import Serving
 from gguf_server.settings import ServiceSettings
+from gguf_server.turnstile import ANYBODY, Visitor
 
 # What is passed on to the engine besides the fields that the gateway itself sets. Anything else that a client sends
 # is accepted and left out: OpenAI's clients keep adding fields that mean nothing here.
@@ -99,6 +101,7 @@ class Service:
     chain: EngineChain
     admission: Admission
     totals: Totals = field(default_factory=Totals)
+    figures: LiveFigures = field(default_factory=LiveFigures)
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     is_paused: bool = False
@@ -129,7 +132,7 @@ class Service:
         return self.successor
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
+    async def turn(self, visitor: Visitor = ANYBODY) -> AsyncIterator[Place]:
         """A request's time: in the queue, then computing. Raises `Draining`, `QueueFull` and `TimedOut`."""
         if self.is_gone:
             raise NotFound("this service is not offered any more")
@@ -142,8 +145,8 @@ class Service:
         self._deadlines.add(timeout)
         self.idle.clear()
         try:
-            async with timeout, self.admission.permit():
-                yield
+            async with timeout, self.admission.permit(visitor) as place:
+                yield place
         except TimeoutError:
             if not timeout.expired():
                 raise
@@ -158,6 +161,11 @@ class Service:
     @property
     def n_in_flight(self) -> int:
         return len(self._deadlines)
+
+    def running_answers(self) -> Iterator[Writing]:
+        """What the streams that have not ended yet have come to; a piece counts as a token."""
+        servings = (link.serving for link in self.chain.links if link.serving is not None)
+        return (Writing(*use.timer.so_far()) for serving in servings for use in serving.uses)
 
     def cut_off(self) -> None:
         """End every request that still runs, with an error each."""

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from backends.base import Engine, EngineFailure, FailureReason
-from gguf_server.engine_client import EngineClient, EngineError
+from gguf_server.engine_client import EngineClient, EngineError, Fault
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample, StreamTimer
 
@@ -31,7 +31,7 @@ class Use:
     `is_waiting`: for the engine, and not for a client that reads slowly.
     """
 
-    __slots__ = ("_serving", "_timeout", "cut_for", "has_begun", "heard_at", "is_waiting", "timer")
+    __slots__ = ("_serving", "_timeout", "cut_for", "fault", "has_begun", "heard_at", "is_waiting", "timer")
 
     def __init__(self, serving: Serving, timeout: asyncio.Timeout) -> None:
         self._serving = serving
@@ -40,6 +40,7 @@ class Use:
         self.is_waiting = True
         self.heard_at = serving.now()
         self.cut_for = ""
+        self.fault = Fault.STALLED
         self.timer = StreamTimer()
 
     def heard(self) -> None:
@@ -55,10 +56,10 @@ class Use:
         self.heard_at = self._serving.now()
         self.timer.waits(self.heard_at)
 
-    def cut(self, why: str) -> None:
+    def cut(self, why: str, fault: Fault = Fault.STALLED) -> None:
         """End it with an `EngineError`."""
         if not self._timeout.expired():
-            self.cut_for = why
+            self.cut_for, self.fault = why, fault
             self._timeout.reschedule(self._serving.now())
 
 
@@ -108,7 +109,7 @@ class Serving:
         except TimeoutError as error:
             if not timeout.expired():
                 raise
-            raise EngineError(use.cut_for) from error
+            raise EngineError(use.cut_for, use.fault) from error
         finally:
             self._release(use)
 
@@ -131,7 +132,7 @@ class Serving:
     def give_up(self) -> None:
         """Cut whoever is still with it: a connection that hangs does not end by being closed from here."""
         for use in self.uses:
-            use.cut("the engine was given up")
+            use.cut("the engine was given up", Fault.GIVEN_UP)
 
     async def watch(self, rules: FailoverSettings) -> EngineFailure:
         """Return why this engine has to be given up: it ended, or does not do its work. Safe to cancel.
@@ -179,7 +180,7 @@ class Serving:
         if now - self.heard_at < stall_s / 2 and self._has_alternative():
             for use in self.uses:
                 if use.has_begun and use.is_waiting and now - use.heard_at > stall_s:
-                    use.cut("the engine answers others and not this request")
+                    use.cut("the engine answers others and not this request", Fault.STALLED)
 
     async def _examine(self, ended: asyncio.Task[EngineFailure], rules: FailoverSettings) -> EngineFailure | None:
         """A failure to give it up for, or None where it works."""

@@ -11,17 +11,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_limits import LimitsSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
-
-
-class Strict(BaseModel):
-    """A configuration table: unknown keys are refused, values are frozen once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ServerSettings(Strict):
@@ -37,6 +34,12 @@ class ServerSettings(Strict):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
     )
+
+
+class DocsSettings(Strict):
+    """The API's description."""
+
+    enabled: bool = Field(True, description="Whether /openapi.json and /docs are there, on every listener, for all.")
 
 
 class SamplingDefaults(Strict):
@@ -270,6 +273,8 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    docs: DocsSettings = DocsSettings()
+    limits: LimitsSettings = LimitsSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

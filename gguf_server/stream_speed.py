@@ -49,6 +49,15 @@ class StreamTimer:
         """The last piece was passed on."""
         self._away_s += now - self._last_at
 
+    def so_far(self) -> tuple[float, float, int]:
+        """When its second piece and its last one came, and how many came after the first."""
+        return self._second_at, self._last_at, max(0, self._n_pieces - 1)
+
+    def mean_gap_s(self, usage: Mapping[str, Any]) -> float | None:
+        """Seconds from one token to the next, of a finished stream; None where it had too few to tell."""
+        n_tokens, spent_s = _count(usage, "completion_tokens"), self._last_at - self._second_at
+        return spent_s / (n_tokens - 1) if n_tokens > 1 and self._n_pieces > 2 else None
+
     def sample(self, body: Mapping[str, Any], usage: Mapping[str, Any]) -> Sample | None:
         """What a finished stream tells; None where it tells nothing.
 

@@ -14,6 +14,9 @@ from backends.readiness import EMBEDDINGS_PATH
 from gguf_server.api.schemas import ChatForm, parse
 from gguf_server.dispatch import Dispatch, Prepare
 from gguf_server.errors import ModelNotFound
+from gguf_server.limits import requests as limits
+from gguf_server.limits import spending
+from gguf_server.limits.spending import Cost
 from gguf_server.middleware import REQUEST_ID, STREAM, json_response
 from gguf_server.relay import EventStream
 from gguf_server.request_record import RECORD
@@ -64,26 +67,30 @@ class OpenAIApi:
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(CompletionRequest, await request.read())
-        service = self._service
+        service, default = self._service, self._service.settings.default_max_tokens
         service.check(body, body.max_tokens)
+        body = limits.within_max_tokens(body, body.max_tokens, default, request[limits.LIMITS])
+        n_asked = (default if body.max_tokens is None else body.max_tokens) * body.n_generated
+        cost = spending.of_prompts(body.prompt, n_asked, service.settings.max_model_len)
 
         async def prepare(_serving: Serving) -> Prepared:
             return service.prepare_completion(body)
 
         if body.stream:
-            return await self._stream(request, COMPLETIONS_PATH, prepare, show_usage=body.wants_usage)
-        answer, headers = await self._whole(request, COMPLETIONS_PATH, prepare)
+            return await self._stream(request, COMPLETIONS_PATH, prepare, cost, show_usage=body.wants_usage)
+        answer, headers = await self._whole(request, COMPLETIONS_PATH, prepare, cost)
         return json_response(answer, headers=headers)
 
     async def embeddings(self, request: web.Request) -> web.Response:
         body = parse(EmbeddingRequest, await request.read())
         service = self._service
         service.check_model(body.model)
+        cost = spending.of_prompts(body.input, 0, service.settings.max_model_len)
 
         async def prepare(_serving: Serving) -> Prepared:
             return service.prepare_embedding(body)
 
-        answer, headers = await self._whole(request, EMBEDDINGS_PATH, prepare)
+        answer, headers = await self._whole(request, EMBEDDINGS_PATH, prepare, cost)
         return json_response(answer, headers=headers)
 
     async def list_models(self, _request: web.Request) -> web.Response:
@@ -98,33 +105,35 @@ class OpenAIApi:
     async def _whole_chat(
         self, request: web.Request, body: ChatCompletionRequest
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        self._service.check(body, body.token_budget)
-        answer, headers = await self._whole(request, CHAT_PATH, self._preparing_chat(request, body))
+        answer, headers = await self._whole(request, CHAT_PATH, *self._ready_chat(request, body))
         for choice in answer["choices"]:
             spell_reasoning_twice(choice["message"])
         return answer, headers
 
     async def _stream_chat(self, request: web.Request, body: ChatCompletionRequest) -> web.StreamResponse:
-        self._service.check(body, body.token_budget)
-        prepare = self._preparing_chat(request, body)
-        return await self._stream(request, CHAT_PATH, prepare, show_usage=body.wants_usage)
+        return await self._stream(request, CHAT_PATH, *self._ready_chat(request, body), show_usage=body.wants_usage)
 
-    def _preparing_chat(self, request: web.Request, body: ChatCompletionRequest) -> Prepare:
-        service = self._service
+    def _ready_chat(self, request: web.Request, body: ChatCompletionRequest) -> tuple[Prepare, Cost]:
+        """How an engine is to be asked, and what it is expected to cost. Raises as `Service.check` does."""
+        service, default = self._service, self._service.settings.default_max_tokens
+        service.check(body, body.token_budget)
+        asked = limits.within_max_tokens(body, body.token_budget, default, request[limits.LIMITS])
 
         async def prepare(serving: Serving) -> Prepared:
-            return await service.prepare_chat(body, serving, request[REQUEST_ID])
+            return await service.prepare_chat(asked, serving, request[REQUEST_ID])
 
-        return prepare
+        return prepare, spending.of_chat(asked, asked.token_budget or default, service.settings.max_model_len)
 
-    async def _whole(self, request: web.Request, path: str, prepare: Prepare) -> tuple[dict[str, Any], dict[str, str]]:
-        async with self._dispatch(request, path, prepare) as dispatch:
+    async def _whole(
+        self, request: web.Request, path: str, prepare: Prepare, cost: Cost
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        async with self._dispatch(request, path, prepare, cost) as dispatch:
             answer, serving, prepared = await dispatch.whole()
-        self._account(request, answer.get("usage") or {})
+            self._account(request, answer.get("usage") or {})
         return answer, self._headers(request, serving, prepared, dispatch.n_failovers)
 
     async def _stream(
-        self, request: web.Request, path: str, prepare: Prepare, *, show_usage: bool
+        self, request: web.Request, path: str, prepare: Prepare, cost: Cost, *, show_usage: bool
     ) -> web.StreamResponse:
         def announce(serving: Serving, prepared: Prepared) -> dict[str, str]:
             return self._headers(request, serving, prepared, dispatch.n_failovers)
@@ -134,16 +143,16 @@ class OpenAIApi:
         started = time.perf_counter()
         stream = request[STREAM] = EventStream(request, {}, show_usage=show_usage)
         try:
-            async with self._dispatch(request, path, prepare) as dispatch, stream:
+            async with self._dispatch(request, path, prepare, cost) as dispatch, stream:
                 await dispatch.stream(stream, announce)
+                self._account(request, stream.usage)
         finally:
             if stream.opened_at is not None:
                 record.ttft_s = stream.opened_at - started
-        self._account(request, stream.usage)
         return stream.response
 
     @asynccontextmanager
-    async def _dispatch(self, request: web.Request, path: str, prepare: Prepare) -> AsyncIterator[Dispatch]:
+    async def _dispatch(self, request: web.Request, path: str, prepare: Prepare, cost: Cost) -> AsyncIterator[Dispatch]:
         """A request's turn. Whom no engine serves is told so before they queue."""
         service, record = self._service, request[RECORD]
         record.model = service.settings.model
@@ -151,12 +160,17 @@ class OpenAIApi:
         started = time.perf_counter()
         try:
             service.chain.require()
-            async with service.turn():
+            async with (
+                limits.counted(request, cost, lambda: dispatch.engine is not None),
+                service.turn(limits.visitor(request, cost)) as place,
+            ):
                 record.queued_s = time.perf_counter() - started
                 yield dispatch
+                place.n_used = limits.n_told(record)
         finally:
             service.totals.n_failovers += dispatch.n_failovers
             record.n_failovers = dispatch.n_failovers
+            record.gap_s = dispatch.gap_s
             if dispatch.engine is not None:
                 record.engine = dispatch.engine.name
 

@@ -11,7 +11,9 @@ from aiohttp import web
 
 from backends.base import EngineState
 from gguf_server import gpus
+from gguf_server.api.live_status import describe_live
 from gguf_server.api.plan_status import describe_plan
+from gguf_server.limits.requests import LIMITER
 from gguf_server.link import Link
 from gguf_server.middleware import json_response
 from gguf_server.service import Service
@@ -40,7 +42,7 @@ class OpsApi:
             }
         )
 
-    async def status(self, _request: web.Request) -> web.Response:
+    async def status(self, request: web.Request) -> web.Response:
         service = self._service
         cards = await asyncio.to_thread(gpus.read)
         return json_response(
@@ -68,6 +70,8 @@ class OpsApi:
                     "failovers": service.totals.n_failovers,
                     "unknown_fields": service.totals.n_unknown_fields,
                 },
+                "live": describe_live(service),
+                "limits": request.app[LIMITER].status(),
                 "uptime_s": round(time.time() - service.started_at, 1),
                 "draining": service.draining,
                 "paused": service.is_paused,

@@ -42,7 +42,7 @@ def numbered(letter: str, n_words: int) -> tuple[str, ...]:
     return tuple(f"{' ' if i > 1 else ''}{letter}{i}" for i in range(1, n_words + 1))
 
 
-def _arguments() -> argparse.Namespace:
+def read_arguments(flags: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--uds")
     parser.add_argument("--port", type=int)
@@ -60,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ignore-sigterm", action="store_true")
     parser.add_argument("--spawn-grandchild", action="store_true", help="in a session of its own")
     parser.add_argument("--fault", type=lambda text: Fault(**json.loads(text)), default=Fault(), help="armed at start")
-    return parser.parse_args()
+    return parser.parse_args(flags)
 
 
 def _misbehave(arguments: argparse.Namespace) -> None:
@@ -236,9 +236,8 @@ async def _begin(app: web.Application) -> None:
         asyncio.get_running_loop().call_later(arguments.die_after_s, leave, 0)
 
 
-def main() -> None:
-    arguments = _arguments()
-    _misbehave(arguments)
+def make_app(arguments: argparse.Namespace) -> web.Application:
+    """Also for a test's own process, where nothing may be armed that ends the engine."""
     app = web.Application(middlewares=[_want_key])
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
@@ -254,6 +253,13 @@ def main() -> None:
             web.post("/_fault", arm),
         ]
     )
+    return app
+
+
+def main() -> None:
+    arguments = read_arguments()
+    _misbehave(arguments)
+    app = make_app(arguments)
     where = {"path": arguments.uds} if arguments.uds else {"host": "127.0.0.1", "port": arguments.port}
     web.run_app(
         app,

@@ -9,7 +9,7 @@ import secrets
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gguf_server.engines import build
 from gguf_server.engines import forecasts as planned
 from gguf_server.forecast import Forecast
 from gguf_server.keys import KeyRing
+from gguf_server.limits.limiter import Limiter
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
@@ -86,6 +87,16 @@ class Gateway:
     url: str
     session: aiohttp.ClientSession
     fifo_dir: Path
+
+    @property
+    def keys_file(self) -> Path:
+        return self.fifo_dir / "keys.json"
+
+    @asynccontextmanager
+    async def using(self, token: str) -> AsyncIterator[Gateway]:
+        """The same for a client that has another key."""
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as session:
+            yield replace(self, session=session)
 
     @property
     def chain(self) -> EngineChain:
@@ -170,11 +181,12 @@ async def gateway(
     standby: str = "cold",
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
+    limiter: Limiter | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
-    Without any, the engines are those of the settings.
+    Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -202,7 +214,7 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service})
+        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service}, limiter=limiter or Limiter())
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -54,11 +54,11 @@ class TurnstileMachine(RuleBasedStateMachine):
     @rule(max_running=st.integers(1, 4), max_queued=st.integers(0, 4))
     def resize(self, max_running: int, max_queued: int) -> None:
         self.max_running, self.max_queued = max_running, max_queued
-        self.turnstile.resize(max_running, max_queued)
-        while self.turnstile.can_call():
+        self.turnstile.max_running, self.turnstile.max_queued = max_running, max_queued
+        while self.waiting and self.inside < max_running:
             assert self.turnstile.call() == self.waiting.popleft()
             self.inside += 1
-            assert self.inside <= max_running
+        assert self.turnstile.call() is None
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())

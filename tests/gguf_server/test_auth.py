@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gguf_server.auth import authenticate, bearer_tokens, check_role
-from gguf_server.errors import Forbidden, Unauthorized
+from gguf_server.errors import PermissionDenied, Unauthorized
 from gguf_server.keys import KeyIdentity, KeyRing
 
 TOKENS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=","), min_size=1).filter(
@@ -103,7 +103,7 @@ def test_a_key_of_the_other_kind_is_told_which_is_needed() -> None:
     user, admin = KeyIdentity("u", "u"), KeyIdentity("a", "a", "admin")
     check_role(user, "user")
     check_role(admin, "admin")
-    with pytest.raises(Forbidden, match="needs an admin key"):
+    with pytest.raises(PermissionDenied, match="needs an admin key"):
         check_role(user, "admin")
-    with pytest.raises(Forbidden, match="asks no model"):
+    with pytest.raises(PermissionDenied, match="asks no model"):
         check_role(admin, "user")

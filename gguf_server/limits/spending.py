@@ -1,0 +1,60 @@
+"""How many tokens a request is likely to use, and how many it did.
+
+Before: an estimate of the prompt (no more than the context) and all of `max_tokens`, for each answer that is asked for.
+After: the engine's own counts where it came to tell them. Where it did not,
+
+    what happened                                     counted
+    no engine was asked, or it refused the request    nothing
+    the engine failed before it had sent something    nothing
+    a stream broke, or its client left                the prompt as estimated, and a token for each event that was sent
+    the client left a whole answer, or it timed out   all that was held for it: it may have been computed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backends.openai_schema import ChatCompletionRequest
+from gguf_server import token_estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Tokens of a request, before it is computed."""
+
+    n_prompt: int
+    n_completion: int
+
+    @property
+    def n_tokens(self) -> int:
+        return self.n_prompt + self.n_completion
+
+
+def of_chat(request: ChatCompletionRequest, max_tokens: int, max_model_len: int) -> Cost:
+    messages = [{"content": message.content, **(message.model_extra or {})} for message in request.messages]
+    n_prompt = token_estimate.of_chat({"messages": messages, "tools": request.tools})
+    n_prompt = min(n_prompt, max_model_len)
+    return Cost(n_prompt, min(max_tokens, max_model_len) * request.n_generated)
+
+
+def of_prompts(
+    prompts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]], max_tokens: int, max_model_len: int
+) -> Cost:
+    """Of text completions and embeddings; `max_tokens` for each prompt, all its answers together."""
+    each = [prompts] if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)) else prompts
+    n_prompts = [token_estimate.of_text(prompt) if isinstance(prompt, str) else len(prompt) for prompt in each]  # type: ignore[arg-type]
+    return Cost(sum(min(n, max_model_len) for n in n_prompts), min(max_tokens, max_model_len) * len(n_prompts))
+
+
+def unfinished(cost: Cost, *, was_asked: bool, may_have_been_computed: bool, n_events: int | None) -> int:
+    """What counts of an answer that never came to its end.
+
+    `may_have_been_computed`: it was ended by its client or by time, not by a refusal or failure of the engine.
+    `n_events`: sent of a stream; None for a whole answer.
+    """
+    if not was_asked:
+        return 0
+    if n_events is None:
+        return cost.n_tokens if may_have_been_computed else 0
+    return cost.n_prompt + n_events if n_events or may_have_been_computed else 0

@@ -18,13 +18,13 @@ import structlog
 from backends.base import Engine, EngineFailure
 from gguf_server.card_memory import Read
 from gguf_server.engine_client import EngineClient
-from gguf_server.errors import NotReady
-from gguf_server.failover import Decision, Phase, Rules
+from gguf_server.failover import Decision, Phase
 from gguf_server.forecast import Forecast, Policy
 from gguf_server.link import Link, memory_of
 from gguf_server.moves import FAILBACK, NOT_NEEDED, OPERATOR, Moves
+from gguf_server.offer import NoneLeft, Offer
 from gguf_server.planning import Held
-from gguf_server.preference import Preference
+from gguf_server.preference import Preference, rules_of
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample
@@ -35,11 +35,9 @@ _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
 Number = TypeVar("Number", int, int | None)
 
+__all__ = ["EngineChain", "NoneLeft"]
+
 log = structlog.get_logger("chain")
-
-
-class NoneLeft(Exception):
-    """Every engine of the chain was tried for this request, or none of the others can be had."""
 
 
 async def _cause(engine: Engine, failure: EngineFailure) -> EngineFailure:
@@ -59,16 +57,6 @@ async def _end(engine: Engine) -> None:
     except asyncio.CancelledError:
         await engine.stop()  # which has been killed by now
         raise
-
-
-def _rules(settings: FailoverSettings, *, warm_standby: bool) -> Rules:
-    return Rules(
-        warm_standby=warm_standby,
-        failback=settings.failback,
-        failback_after_s=settings.failback_after_s,
-        failback_longest_s=settings.failback_longest_s,
-        stable_after_s=settings.stable_after_s,
-    )
 
 
 class EngineChain:
@@ -99,22 +87,19 @@ class EngineChain:
         self.moves = Moves([link.engine for link in self.links])
         self._service = service
         self._settings = settings or FailoverSettings()
-        self._rules = _rules(self._settings, warm_standby=warm_standby)
+        self._rules = rules_of(self._settings, warm_standby=warm_standby)
         self._preference = Preference(self.links)
+        self._offer = Offer(service, self.links, self._preference, is_awaited=is_awaited)
+        self._poke = asyncio.Event()
+        self._wishes = Wishes(self._poke)
         self.model = model
         self.successor: EngineChain | None = None
-        self._is_swapping = False
-        self._is_awaited = is_awaited
-        self._is_exhausted = False
-        self._is_closing = False
-        self._poke = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._wishes = Wishes(self._poke)
+        self.is_exhausted = False
+        """Every engine has failed, and none is about to be tried again just now."""
 
     @property
     def serving(self) -> Serving | None:
-        """The engine that new requests go to: of those that are up, the one that is wanted most."""
-        return next((link.offered for link in self._preference if link.offered is not None), None)
+        return self._offer.serving
 
     @property
     def pinned(self) -> Link | None:
@@ -123,52 +108,23 @@ class EngineChain:
         return None if number is None else self.links[number]
 
     @property
-    def is_exhausted(self) -> bool:
-        """Every engine has failed, and none is about to be tried again just now."""
-        return self._is_exhausted
-
-    @property
     def is_loading(self) -> bool:
-        return any(link.phase is Phase.STARTING for link in self.links)
+        return self._offer.is_loading
 
     def require(self) -> Serving | None:
-        """The engine that serves; None where one engine has just made room for another, which `acquire` waits for.
-
-        Raises `NotReady` while no engine can answer.
-        """
-        serving = self.serving
-        if serving is None and not (self._is_swapping or self._is_awaited):
-            why = "the model is loading" if self.is_loading else "no engine could be started"
-            raise NotReady(f"{self._service}: {why}", retry_after_s=2 if self.is_loading else 10)
-        return serving
+        """See `Offer.require`."""
+        return self._offer.require()
 
     async def acquire(self, tried: Collection[Engine] = ()) -> Serving:
-        """The first engine up that was not tried, once there is one. Raises `NoneLeft`. Safe to cancel."""
-        since = asyncio.get_running_loop().time()
-        while True:
-            for link in self._preference:
-                if link.offered is not None and link.engine not in tried:
-                    return link.offered
-            if not self._may_come(tried, since):
-                raise NoneLeft
-            await self._changed.wait()
+        """See `Offer.acquire`."""
+        return await self._offer.acquire(tried)
 
-    def _may_come(self, tried: Collection[Engine], since: float) -> bool:
-        """Whether an engine that was not tried is on its way, or may be once a suspect one is judged.
+    async def wait_changed(self) -> None:
+        await self._offer.wait_changed()
 
-        One that has failed to start since then is not waited for any longer, and none of a chain that has a successor.
-        """
-        if self._is_closing or (self.successor is not None and self.serving is None):
-            return False
-        if self._is_awaited:
-            return True
-        others = [link for link in self.links if link.engine not in tried]
-        if any(link.phase is Phase.STARTING for link in others):
-            return True
-        up = [link.offered for link in self.links if link.offered is not None]
-        if up:
-            return any(serving.is_suspect for serving in up)
-        return any(link.may_yet_start(since) for link in others)
+    async def wait_unused(self) -> None:
+        """Return once no request is with any of the engines."""
+        await self._offer.wait_unused()
 
     async def restart(self, engine: str) -> str:
         """See `wishes.restart`."""
@@ -183,7 +139,7 @@ class EngineChain:
         """Go by other rules from now on."""
 
         def change() -> None:
-            self._settings, self._rules = settings, _rules(settings, warm_standby=warm_standby)
+            self._settings, self._rules = settings, rules_of(settings, warm_standby=warm_standby)
             for link in self.links:
                 link.forecast.policy = plan
                 if link.serving is not None:
@@ -191,33 +147,26 @@ class EngineChain:
 
         await self._wishes.ask(change)
 
-    async def wait_changed(self) -> None:
-        await self._changed.wait()
-
-    async def wait_unused(self) -> None:
-        """Return once no request is with any of the engines."""
-        while any(link.serving is not None and link.serving.uses for link in self.links):
-            await self._changed.wait()
-
     def expect_no_more(self) -> None:
         """Requests are not to wait any longer for what has not come."""
-        self._is_awaited = False
-        self._tell_waiters()
+        self._offer.is_awaited = False
+        self._offer.tell()
 
     def succeed_by(self, successor: EngineChain) -> None:
         """Whom nothing here can answer any more is to ask there."""
         self.successor = successor
-        self._tell_waiters()
+        self._offer.has_successor = True
+        self._offer.tell()
 
     def close(self) -> None:
         """Grant and promise nothing more."""
-        self._is_closing = True
+        self._offer.is_closed = True
         self._wishes.close()
-        self._tell_waiters()
+        self._offer.tell()
 
     def _granted(self, wish: Callable[[Sequence[Link], Preference, Number], str], number: Number) -> str:
         told = wish(self.links, self._preference, number)
-        self._is_swapping = self._is_swapping or any(link.is_held for link in self.links)
+        self._offer.is_swapping |= any(link.is_held for link in self.links)
         self._note_serving(OPERATOR)
         return told
 
@@ -235,7 +184,7 @@ class EngineChain:
                             continue
                         decision = self._decide()  # a request may have come meanwhile
                     self._apply(decision, lives)
-                    self._tell_waiters()
+                    self._offer.tell()
                     timeout_s = None if decision.wake_at is None else max(0.0, decision.wake_at - loop.time())
                     with suppress(TimeoutError):
                         async with asyncio.timeout(timeout_s):
@@ -260,15 +209,15 @@ class EngineChain:
 
     def _apply(self, decision: Decision, lives: asyncio.TaskGroup) -> None:
         if decision.swap_to is not None:
-            self._is_swapping = True
+            self._offer.is_swapping = True
             self._preference.begin_with(decision.swap_to)
         elif decision.serve is not None:
-            self._is_swapping = False
+            self._offer.is_swapping = False
             self._preference.begin_after(decision.serve)
-        if decision.is_exhausted and not self._is_exhausted:
-            self._is_swapping = False
+        if decision.is_exhausted and not self.is_exhausted:
+            self._offer.is_swapping = False
             log.error("no engine could be started", service=self._service)
-        self._is_exhausted = decision.is_exhausted
+        self.is_exhausted = decision.is_exhausted
         for number in decision.hold:
             self.links[number].is_held = True
             self._note_serving(OPERATOR)
@@ -283,10 +232,6 @@ class EngineChain:
             link = self.links[number]
             link.become(Phase.STARTING)
             link.life = lives.create_task(self._live(number), name=f"engine {self._service} {link.engine.name}")
-
-    def _tell_waiters(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _withdraw(self, link: Link, why: str) -> None:
         """Nothing new goes to an engine from here on."""
@@ -318,7 +263,7 @@ class EngineChain:
         finally:
             link.become(Phase.ENDING)
             await _end(link.engine)
-            if link.memory is not None and not self._is_closing:
+            if link.memory is not None and not self._offer.is_closed:
                 await link.memory.returned()
             link.become(Phase.DOWN)
             self._poke.set()

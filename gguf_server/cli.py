@@ -18,6 +18,7 @@ import typer
 
 from gguf_server import config as configuration
 from gguf_server import keys as api_keys
+from gguf_server.commands.admin_cli import admin_app
 from gguf_server.logging_config import set_up_logging
 from gguf_server.settings import Settings
 
@@ -31,6 +32,7 @@ keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.add_typer(admin_app, name="admin")
 
 ConfigOption = Annotated[
     Path | None,

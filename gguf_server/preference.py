@@ -10,6 +10,17 @@ from dataclasses import replace
 
 from gguf_server.failover import Decision, Rules, decide
 from gguf_server.link import Link
+from gguf_server.settings import FailoverSettings
+
+
+def rules_of(settings: FailoverSettings, *, warm_standby: bool) -> Rules:
+    return Rules(
+        warm_standby=warm_standby,
+        failback=settings.failback,
+        failback_after_s=settings.failback_after_s,
+        failback_longest_s=settings.failback_longest_s,
+        stable_after_s=settings.stable_after_s,
+    )
 
 
 class Preference:

@@ -85,6 +85,7 @@ class AdminApi:
         return self._pause(request, list(self._gateway.services.values()), is_paused=False)
 
     async def switch(self, request: web.Request) -> web.Response:
+        self._service(request)
         choice = parse(EngineChoice, await request.read())
         return await self._engine(request, choice.engine, "switch", lambda of: of.chain.switch(choice.engine))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from gguf_server.reload.plan import Action, Add, Change, ChangeServer, Remove, Replace
+from gguf_server.reload.plan import Action, Add, Change, ChangeTable, Remove, Replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +42,5 @@ def describe(action: Action) -> str:
         case Replace(name, _, what):
             when = "beside the old ones, and take over" if action.is_beside else "when the old ones are done"
             return f"services.{name}: {', '.join(what) or 'engines'} changed: other engines are loaded {when}"
-        case ChangeServer(_, what):
-            return f"server: {', '.join(what)} changed"
+        case ChangeTable(table, what):
+            return f"{table}: {', '.join(what)} changed"

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from gguf_server import engines
-from gguf_server.settings import EngineSettings, ServerSettings, ServiceSettings, Settings, VllmEngineSettings
+from gguf_server.settings import EngineSettings, ServiceSettings, Settings, Strict, VllmEngineSettings
+from gguf_server.settings_limits import LimitsSettings
 
-LIVE_SERVER_SETTINGS: Final = frozenset({"keys_file", "max_body_bytes", "drain_s", "log_level", "log_format", "watch"})
-LIVE_TABLES: Final = frozenset({"services"})
-"""Besides these and `server`, a table's settings are read at the start only."""
+LIVE: Final[Mapping[str, frozenset[str]]] = {
+    "server": frozenset({"keys_file", "max_body_bytes", "drain_s", "log_level", "log_format", "watch"}),
+    "limits": frozenset(name for name in LimitsSettings.model_fields if not name.startswith("store")),
+}
+"""By table, the settings that need no restart. Of a table that is not here all are read at the start only."""
 
 _ANY_CARD: Final = -1
 
@@ -59,12 +62,14 @@ class Replace:
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeServer:
-    settings: ServerSettings
+class ChangeTable:
+    """Settings of no one service."""
+
+    table: str
     what: tuple[str, ...]
 
 
-Action: TypeAlias = Add | Remove | Change | Replace | ChangeServer
+Action: TypeAlias = Add | Remove | Change | Replace | ChangeTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +90,14 @@ def plan(
 ) -> Plan:
     """`built`: what the engines of a service were made from, where that is not its settings in `old`."""
     made = {**old.services, **(built or {})}
-    server, needs_restart = _server_in_force(old.server, new.server)
-    tables = {name: getattr(old, name) for name in _tables() if getattr(old, name) != getattr(new, name)}
-    for name, was in tables.items():
-        needs_restart += [f"{name}.{key}" for key in _differences(was, getattr(new, name))]
+    tables: dict[str, Any] = {}
     actions: list[Action] = []
-    if what := _differences(old.server, server):
-        actions.append(ChangeServer(server, what))
+    needs_restart: list[str] = []
+    for table in (name for name in Settings.model_fields if name != "services"):
+        tables[table], fixed = _in_force(table, getattr(old, table), getattr(new, table))
+        needs_restart += [f"{table}.{key}" for key in fixed]
+        if what := _differences(getattr(old, table), tables[table]):
+            actions.append(ChangeTable(table, what))
     actions += [Remove(name) for name in old.services if name not in new.services]
     fresh = {name: of for name, of in new.services.items() if needs_engines(made.get(name), of)}
     ending = {name: of for name, of in made.items() if name not in new.services or name in fresh}
@@ -104,19 +110,13 @@ def plan(
             actions.append(Replace(name, of, _differences(was, of), after[name]))
         elif what := _differences(was, of):
             actions.append(Change(name, of, what))
-    in_force = new.model_copy(update={"server": server, **tables})
-    return Plan(in_force, tuple(actions), tuple(needs_restart))
+    return Plan(new.model_copy(update=tables), tuple(actions), tuple(needs_restart))
 
 
-def _tables() -> list[str]:
-    return [name for name in Settings.model_fields if name not in LIVE_TABLES and name != "server"]
-
-
-def _server_in_force(old: ServerSettings, new: ServerSettings) -> tuple[ServerSettings, list[str]]:
-    """What may change does; the names of the rest."""
-    fixed = [key for key in _differences(old, new) if key not in LIVE_SERVER_SETTINGS]
-    kept = {key: getattr(old, key) for key in fixed}
-    return new.model_copy(update=kept), [f"server.{key}" for key in fixed]
+def _in_force(table: str, old: Strict, new: Strict) -> tuple[Strict, list[str]]:
+    """The table in which what may change has done so, and the names of the rest."""
+    fixed = [key for key in _differences(old, new) if key not in LIVE.get(table, frozenset())]
+    return new.model_copy(update={key: getattr(old, key) for key in fixed}), fixed
 
 
 def _differences(old: Any, new: Any) -> tuple[str, ...]:

@@ -12,10 +12,11 @@ import structlog
 from gguf_server.config import ConfigError
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
+from gguf_server.limits.configured import defaults
 from gguf_server.listeners import Listeners
 from gguf_server.logging_config import set_up_logging
 from gguf_server.reload.outcome import Outcome, describe
-from gguf_server.reload.plan import ChangeServer, Plan, plan
+from gguf_server.reload.plan import ChangeTable, Plan, plan
 from gguf_server.reload.roster import Roster
 from gguf_server.settings import Settings
 
@@ -90,10 +91,15 @@ class Reloader:
         old = gateway.settings.model_copy(update={"services": settings})
         found = plan(old, new, built=built, has_cards=self._has_cards)
         gateway.keyring = keyring
-        for action in found.actions:
-            if isinstance(action, ChangeServer) and _LOGGING.intersection(action.what):
-                set_up_logging(action.settings)
         await self._roster.apply(found)
+        for action in found.actions:
+            match action:
+                case ChangeTable("server", what) if _LOGGING.intersection(what):
+                    set_up_logging(found.settings.server)
+                case ChangeTable("limits"):
+                    gateway.limiter.defaults = defaults(found.settings.limits)
+                case _:
+                    pass
         return found
 
     def _keyring(self, new: Settings) -> KeyRing:

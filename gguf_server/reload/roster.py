@@ -19,7 +19,7 @@ from gguf_server.admission import Admission
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.reload.lives import Lives
-from gguf_server.reload.plan import Add, Change, ChangeServer, Plan, Remove, Replace, needs_engines
+from gguf_server.reload.plan import Add, Change, ChangeTable, Plan, Remove, Replace, needs_engines
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings
 
@@ -104,7 +104,7 @@ class Roster:
                     self._replace(action)
                 case Change(name, settings):
                     adopting.append(self._change(name, settings))
-                case ChangeServer():
+                case ChangeTable():
                     pass
         ordered = {name: gateway.services[name] for name in plan.settings.services}
         gateway.services.clear()

@@ -70,7 +70,7 @@ async def test_twenty_reloads_lose_no_stream() -> None:
         for number in range(20):
             of = service(engine(f"a{number // 5}", *SLOW), paths=["", "/s"], max_queue=number + 50)
             services: dict[str, Any] = {"s": of}
-            if number % 2:
+            if number % 10 >= 5:
                 services["t"] = service(engine("t", *ENGINE), paths=["/t"])
             assert not (await here.reload(services)).problems
             if number % 4 == 3:
@@ -201,6 +201,17 @@ async def test_own_ports_appear_move_and_disappear(unused_tcp_port_factory: Any)
         )
         assert "cannot listen" in refused.problems[0]
         assert list(here.gateway.services) == ["s"]
+
+
+async def test_limits_of_all_keys_change_for_the_next_request() -> None:
+    of = service(engine("a", *ENGINE))
+    async with running({"s": of}) as here:
+        await here.until_up()
+        assert (await here.ask()).status == 200
+        here.wanted[0] = {"server": {"port": 0}, "limits": {"requests_per_minute": 1}, "services": {"s": of}}
+        outcome = await here.reloader.reload("test")
+        assert outcome.changes == ("limits: requests_per_minute changed",)
+        assert [(await here.ask()).status for _ in range(2)] == [200, 429]
 
 
 async def test_what_needs_a_restart_is_named_and_stays() -> None:

@@ -20,6 +20,7 @@ from typing import Literal
 
 from backends.base import Dialect, Endpoint, EngineFailure, FailureReason
 from backends.process import exit_in_words
+from backends.served_lines import showing
 from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
 from backends.weight_files import local_file
@@ -45,6 +46,10 @@ _FAILURES: tuple[tuple[str, FailureReason], ...] = (
     (r"couldn't bind HTTP server socket", FailureReason.INVALID_SETTINGS),
 )
 _STAMP = re.compile(r"^[\d.]+ [A-Z] ")  # time and level
+# Frames of a backtrace and threads, as the C library and a debugger print them, besides.
+_HARMLESS = "|".join(
+    [*(f"(?:{pattern})" for pattern, _ in _FAILURES), r"GGML_ASSERT|CUDA error|^terminate called|^#\d+ +0x|^\[New LWP"]
+)
 _TELLING = re.compile(r"GGML_ASSERT|terminate called|\berror\b", re.IGNORECASE)
 
 
@@ -114,6 +119,7 @@ def launch_plan(spec: LlamaServerSpec) -> LaunchPlan:
         served_model=spec.alias,
         load_timeout_s=spec.load_timeout_s,
         classify=classify,
+        show=showing(_HARMLESS),
     )
 
 

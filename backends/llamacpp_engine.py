@@ -32,6 +32,7 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 FAILURE_MARKER = "ENGINE_FAILURE "
 KEY_VARIABLE = "GGUF_WORKER_API_KEY"
 
+_OWN_LOG = "{"  # of requests, as JSON: no cause of an end
 _OUT_OF_MEMORY = re.compile(r"cudaMalloc failed|out of memory|failed to allocate", re.IGNORECASE)
 _TELLING = re.compile(r"GGML_ASSERT|\berror\b|Error: ", re.IGNORECASE)
 
@@ -187,7 +188,7 @@ def _guessed(exit_code: int, log_tail: tuple[str, ...]) -> tuple[FailureReason, 
     if exit_code == -signal.SIGKILL:
         return FailureReason.CRASHED, "killed (SIGKILL), perhaps by the kernel for memory"
     how = exit_in_words(exit_code)
-    line = _last_match(_TELLING, log_tail)
+    line = _last_match(_TELLING, tuple(line for line in log_tail if not line.startswith(_OWN_LOG)))
     return FailureReason.CRASHED, f"{how}: {line}" if line else how
 
 

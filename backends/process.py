@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
 from typing import IO, Self
@@ -137,6 +137,7 @@ class ChildProcess:
         self._leash_fd: int | None = leash_fd
         self._tail: deque[str] = deque(maxlen=_N_TAIL_LINES)
         self._exit_code: int | None = None
+        self._show: Callable[[str], str] | None = None
         self._owner = asyncio.create_task(self._run(leash_fd), name=f"engine process {name}")
 
     @classmethod
@@ -177,6 +178,10 @@ class ChildProcess:
     def log_tail(self) -> tuple[str, ...]:
         """The last lines of both pipes, oldest first; complete once `wait` has returned."""
         return tuple(self._tail)
+
+    def show(self, show: Callable[[str], str]) -> None:
+        """Keep and log what `show` makes of each line from now on, and not the line itself."""
+        self._show = show
 
     async def wait(self) -> int:
         """The exit code (negative for a signal), once every process is gone. Safe to cancel, by any number of tasks."""
@@ -235,7 +240,7 @@ class ChildProcess:
             self._note(pipe_name, splitter.flush())
 
     def _note(self, pipe_name: str, lines: Iterable[str]) -> None:
-        for line in lines:
+        for line in lines if self._show is None else map(self._show, lines):
             self._tail.append(line)
             with contextlib.suppress(OSError):  # a full disk or a closed terminal must not block the engine
                 _log.debug("engine_log", engine=self._name, pipe=pipe_name, line=line)

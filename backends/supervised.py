@@ -31,7 +31,8 @@ class LaunchPlan:
 
     `env` is the child's whole environment. `classify` turns an exit code (negative for a signal) and the last log
     lines into a failure; it is also asked about exit code 0, which is a failure as any other where nobody asked.
-    `phase` says from the last log lines how far a start has come, where they tell.
+    `phase` says from the last log lines how far a start has come, where they tell. `show` makes of a line what may be
+    shown of it once clients ask something; None: the whole line.
     """
 
     argv: tuple[str, ...]
@@ -41,6 +42,7 @@ class LaunchPlan:
     load_timeout_s: float
     classify: Callable[[int, tuple[str, ...]], EngineFailure]
     phase: Callable[[tuple[str, ...]], str] | None = None
+    show: Callable[[str], str] | None = None
 
 
 class SupervisedEngine:
@@ -241,6 +243,8 @@ class SupervisedEngine:
         except BaseException:
             await self._end(child)
             raise
+        if plan.show is not None:
+            child.show(plan.show)
         return child
 
     async def _until_ready(self, plan: LaunchPlan, child: ChildProcess) -> None:

@@ -1,8 +1,8 @@
 """The application behind a listener: which paths there are, what each needs, who answers.
 
-Middleware, outermost first: request id and log line, errors in one shape. A key is asked for by the routes that need
-one, so that an unknown path is a 404 whoever asks. What services there are may change while it listens: `remount`
-gives it other routes.
+Middleware, outermost first: request id and log line, errors in one shape; around and inside of these, what faces the
+network (`gguf_server.listening.layers`). A key is asked for by the routes that need one, so that an unknown path is a
+404 whoever asks. What services there are may change while it listens: `remount` gives it other routes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ from aiohttp import web
 
 from gguf_server.api import server_operations
 from gguf_server.api.docs import docs_routes
-from gguf_server.api.metrics import MetricsApi
 from gguf_server.api.openai import OpenAIApi
-from gguf_server.api.operations import described
+from gguf_server.api.operations import described, unlisted
 from gguf_server.api.ops import OpsApi, health_of
 from gguf_server.api.service_operations import ServiceOperations
+from gguf_server.api.ui import UiApi
+from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.auth import authenticate, check_role
+from gguf_server.conditions import CONDITIONS, GUARDS
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, Role
 from gguf_server.limits import requests as limits
+from gguf_server.listening.layers import protect
 from gguf_server.live_routes import LiveRoutes
+from gguf_server.metrics.listener import metrics_handler
 from gguf_server.middleware import (
     IDENTITY,
     Handler,
@@ -34,6 +38,7 @@ from gguf_server.middleware import (
 )
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
+from gguf_server.settings_ui import UI_PATH
 
 ROUTES: Final = web.AppKey("routes", LiveRoutes)
 
@@ -43,9 +48,14 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     max_body_bytes = gateway.settings.server.max_body_bytes
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
+    app[GUARDS] = gateway.guards
+    app[CONDITIONS] = gateway.conditions
+    if gateway.prompt_hasher is not None:
+        app[PROMPT_HASHER] = gateway.prompt_hasher
     app[limits.LIMITER] = gateway.limiter
     app[ROUTES] = LiveRoutes()
     app.on_response_prepare.extend((add_request_id, limits.add_rate_limit_headers))
+    protect(app, gateway)
     app.router.register_resource(app[ROUTES])
     remount(app, gateway, mounts)
     return app
@@ -63,10 +73,14 @@ def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.Route
     """All that depends on which services there are."""
     keyring = gateway.keyring
     routes = [route for path, service in mounts.items() for route in service_routes(path, service, keyring)]
-    metrics = _with_key(MetricsApi(_distinct(mounts)).metrics, keyring)
-    routes.append(described(web.get("/metrics", metrics), server_operations.METRICS))
+    metrics = metrics_handler(gateway, lambda: _distinct(mounts), with_others="" not in mounts)
+    guarded = metrics if gateway.metrics_key else _with_key(metrics, keyring)
+    routes.append(described(web.get("/metrics", guarded), server_operations.METRICS))
     if gateway.settings.docs.enabled:
         routes += docs_routes()
+    if gateway.settings.ui.enabled:
+        page = UiApi(mounts, max_body_bytes=gateway.settings.server.max_body_bytes)
+        routes += [unlisted(web.get(f"{UI_PATH}/services", _with_key(page.services, keyring))), *page.routes()]
     return routes if "" in mounts else [*routes, *directory_routes(mounts, keyring)]
 
 
@@ -133,6 +147,8 @@ def _with_key(handler: Handler, keyring: KeyRing, service: str | None = None, *,
         if role is not None:
             check_role(identity, role)
         limits.check(request, identity, service)
+        for guard in request.app[GUARDS]:
+            guard(record)
         return await handler(request)
 
     return guarded

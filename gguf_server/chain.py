@@ -298,6 +298,7 @@ class EngineChain:
             serving.give_up()
             await client.close()
         failure = await _cause(link.engine, failure)
+        self.moves.cause_was(link.engine, str(failure.reason))
         self._note(number, failure, was_stable=was_stable)
         await link.engine.condemn(failure)
 

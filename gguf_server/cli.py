@@ -18,6 +18,7 @@ import typer
 
 from gguf_server import config as configuration
 from gguf_server import keys as api_keys
+from gguf_server.commands import books_cli
 from gguf_server.commands.admin_cli import admin_app
 from gguf_server.logging_config import set_up_logging
 from gguf_server.settings import Settings
@@ -33,6 +34,8 @@ config_app = typer.Typer(help="Check and show the configuration.", no_args_is_he
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
 app.add_typer(admin_app, name="admin")
+app.command("usage")(books_cli.usage)
+app.add_typer(books_cli.audit_app, name="audit")
 
 ConfigOption = Annotated[
     Path | None,
@@ -134,6 +137,10 @@ def bench(context: typer.Context) -> None:
 def check_config(config: ConfigOption = None, preset: PresetOption = None) -> None:
     """Say whether the configuration can be used."""
     settings = _load(config, preset)
+    from gguf_server.commands.tls_check import check_tls
+
+    if check_tls(settings.tls):
+        raise typer.Exit(2)
     names = ", ".join(settings.services)
     typer.echo(f"ok: {names} on {settings.server.host}:{settings.server.port}")
 

@@ -10,7 +10,6 @@ misspelt name is refused rather than started.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -24,6 +23,8 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from gguf_server.config_problems import describe, did_you_mean, dotted, every_setting
+from gguf_server.loopback import is_loopback as is_loopback
+from gguf_server.metrics import access
 from gguf_server.settings import Settings
 
 Table = dict[str, Any]
@@ -70,6 +71,7 @@ def load(
         settings = Settings.model_validate(tree)
     except ValidationError as exc:
         raise ConfigError(*problems, *describe(exc)) from exc
+    problems += access.problems(settings.metrics, environ)
     if not problems and not settings.services:
         problems.append(f"{path}: no service; add a [services.NAME] table, or use --preset")
     if problems:
@@ -82,16 +84,6 @@ def files(config: Path | None, presets: Sequence[str], environ: Mapping[str, str
     named = environ.get(CONFIG_VARIABLE)
     path = config or (None if presets else Path(named) if named else DEFAULT_FILE)
     return () if path is None else (path,)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`. A name other than localhost is not resolved."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
@@ -193,7 +185,7 @@ def _from_environment(environ: Mapping[str, str], services: Iterable[str]) -> tu
     Lists are written as JSON. An empty variable counts as not set. The lines hold no value: it may be a secret.
     """
     settings = _variables(services)
-    reserved = {CONFIG_VARIABLE, KEYS_VARIABLE, ADMIN_KEYS_VARIABLE, ADMIN_KEY_VARIABLE}
+    reserved = {CONFIG_VARIABLE, KEYS_VARIABLE, ADMIN_KEYS_VARIABLE, ADMIN_KEY_VARIABLE, access.KEY_VARIABLE}
     known = [name.removeprefix(ENV_PREFIX) for name in (*settings, *reserved)]
     tree: Table = {}
     problems = []

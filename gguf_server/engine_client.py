@@ -23,6 +23,7 @@ _ASKING: Final = ("/v1/chat/completions", "/v1/completions")
 _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
+_MAX_METRICS_BYTES: Final = 8 << 20
 
 
 class Fault(StrEnum):
@@ -141,15 +142,24 @@ class EngineClient:
         names = self.endpoint.steps_metrics
         if not names:
             return ()
+        _, text = await self.metrics(timeout_s=_METRICS_TIMEOUT_S)
+        return tuple(_series(text, name) for name in names)
+
+    async def metrics(self, *, timeout_s: float) -> tuple[int, str]:
+        """Status and text of its `/metrics`. Raises `EngineError`, and TimeoutError where it hangs."""
         try:
             async with (
-                asyncio.timeout(_METRICS_TIMEOUT_S),
+                asyncio.timeout(timeout_s),
                 self._session.get(self.endpoint.base_url + "/metrics", allow_redirects=False) as response,
             ):
-                text = await response.text(errors="replace")
+                said = bytearray()
+                async for chunk in response.content.iter_any():
+                    said += chunk
+                    if len(said) > _MAX_METRICS_BYTES:
+                        raise EngineError("the engine's metrics have no end")
+                return response.status, said.decode(errors="replace")
         except aiohttp.ClientError as error:
-            raise EngineError(f"the engine does not answer: {type(error).__name__}") from error
-        return tuple(_series(text, name) for name in names)
+            raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
 
     def _post_for(self, request_id: str) -> dialects.Post:
         return lambda path, body: self.post_json(path, body, request_id)
@@ -162,8 +172,12 @@ class EngineClient:
         if self.endpoint.model is not None:
             body = {**body, "model": self.endpoint.model}
         try:
+            data = orjson.dumps(body)
+        except orjson.JSONEncodeError as error:  # deeper or larger than what came in could be: say so, and not where
+            raise BadRequest("the body is nested too deeply, or holds a number that is too large") from error
+        try:
             url = self.endpoint.base_url + path
-            response = await self._session.post(url, data=orjson.dumps(body), headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
         async with response:

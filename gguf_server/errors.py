@@ -8,16 +8,23 @@
     ├── NotFound                 404     invalid_request_error    not_found
     │   └── ModelNotFound        404     invalid_request_error    model_not_found
     ├── MethodNotAllowed         405     invalid_request_error    method_not_allowed
+    ├── RequestTooSlow           408     invalid_request_error    request_too_slow
     ├── Conflict                 409     invalid_request_error    conflict
     ├── BodyTooLarge             413     invalid_request_error    body_too_large
+    ├── UnsupportedEncoding      415     invalid_request_error    unsupported_encoding
+    ├── WrongHost                421     invalid_request_error    wrong_host
     ├── WrongShape               422     invalid_request_error    (given)
+    ├── HeadersTooLarge          431     invalid_request_error    headers_too_large
     ├── QueueFull                429     rate_limit_error         queue_full
     ├── RequestsExceeded         429     requests                 rate_limit_exceeded
     ├── TokensExceeded           429     tokens                   rate_limit_exceeded
+    ├── TooManyConnections       429     rate_limit_error         too_many_connections
     ├── EngineBroke              500     engine_error             engine_failed
     ├── NotReady                 503     service_unavailable      engine_not_ready
     ├── Draining                 503     service_unavailable      shutting_down
+    ├── AuditDown                503     service_unavailable      audit_unavailable
     ├── Paused                   503     service_unavailable      service_paused
+    ├── ServerFull               503     service_unavailable      server_full
     └── TimedOut                 504     timeout_error            request_timeout
 
 Raised where the fact is known; rendered in one place (`gguf_server.middleware`), or, once a stream has begun, as its
@@ -101,6 +108,16 @@ class MethodNotAllowed(GatewayError):
     code = "method_not_allowed"
 
 
+class RequestTooSlow(GatewayError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_too_slow"
+
+    def __init__(self, message: str) -> None:
+        # The SDKs would send it twice more by themselves, as slowly.
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
 class Conflict(GatewayError):
     """What is asked does not go with what is."""
 
@@ -119,10 +136,31 @@ class BodyTooLarge(GatewayError):
     code = "body_too_large"
 
 
+class UnsupportedEncoding(GatewayError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_encoding"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Accept-Encoding": "gzip, deflate"})
+
+
+class WrongHost(GatewayError):
+    status = 421
+    type = "invalid_request_error"
+    code = "wrong_host"
+
+
 class WrongShape(GatewayError):
     status = 422
     type = "invalid_request_error"
     code = "wrong_shape"
+
+
+class HeadersTooLarge(GatewayError):
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class _Retryable(GatewayError):
@@ -150,6 +188,12 @@ class TokensExceeded(RequestsExceeded):
     type = "tokens"
 
 
+class TooManyConnections(_Retryable):
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_connections"
+
+
 class EngineBroke(GatewayError):
     status = 500
     type = "engine_error"
@@ -168,12 +212,24 @@ class Draining(_Retryable):
     code = "shutting_down"
 
 
+class AuditDown(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "audit_unavailable"
+
+
 class Paused(_Retryable):
     """An operator has this service take no requests."""
 
     status = 503
     type = "service_unavailable"
     code = "service_paused"
+
+
+class ServerFull(_Retryable):
+    status = 503
+    type = "service_unavailable"
+    code = "server_full"
 
 
 class TimedOut(GatewayError):

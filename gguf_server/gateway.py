@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from gguf_server.audit.prompt_hash import PromptHasher
+from gguf_server.conditions import Condition, Guard
 from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
+from gguf_server.metrics.access import MetricsKey
+from gguf_server.metrics.exposition import Exposition
 from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
@@ -21,19 +25,26 @@ class Gateway:
 
     They and the `settings` change while the server runs: whoever needs them asks for each request. `retiring` are
     services that are gone but for what they still have to answer; `shared_routes` what the shared listener offers
-    besides services.
+    besides services. `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests
+    are audited.
     """
 
     settings: Settings
     keyring: KeyRing
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
+    metrics_key: MetricsKey | None = None
     limiter: Limiter = field(default_factory=Limiter)
+    exposition: Exposition = field(init=False)
+    guards: list[Guard] = field(default_factory=list)
+    conditions: dict[str, Condition] = field(default_factory=dict)
+    prompt_hasher: PromptHasher | None = None
     retiring: list[Service] = field(default_factory=list)
     shared_routes: list[web.RouteDef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.observers.append(self._note_figures)
+        self.exposition = Exposition(self.settings.metrics)
+        self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property
     def shared_mounts(self) -> Mapping[str, Service]:

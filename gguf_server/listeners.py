@@ -16,6 +16,7 @@ from aiohttp import web
 
 from gguf_server.app import make_app, remount
 from gguf_server.gateway import Gateway
+from gguf_server.listening.site import Entrance
 from gguf_server.service import Service
 
 _CLOSE_S: Final = 3.0
@@ -37,12 +38,20 @@ class Listener:
 
 
 class Listeners:
-    """One for each port of `gateway`'s settings. For one owner, but that `port` may be asked by anybody."""
+    """One for each port of `gateway`'s settings. For one owner, but that `port` may be asked by anybody.
+
+    Raises `TlsError`.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._entrance = Entrance(gateway.settings)
         self._open: dict[int, Listener] = {}
         self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def scheme(self) -> str:
+        return self._entrance.scheme
 
     def port(self, wanted: int) -> int:
         """The real port of the listener that the settings call `wanted`."""
@@ -83,6 +92,7 @@ class Listeners:
         await asyncio.gather(*closing, return_exceptions=True)
         for listener in self._open.values():
             await listener.runner.cleanup()
+        self._entrance.close()
 
     async def _listen(self, port: int) -> Listener:
         app = make_app(self._gateway, {})
@@ -90,7 +100,7 @@ class Listeners:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
         try:
             await runner.setup()
-            site = web.TCPSite(runner, self._gateway.settings.server.host, port)
+            site = self._entrance.site(runner, self._gateway.settings.server.host, port)
             await site.start()
         except BaseException:
             await runner.cleanup()
@@ -106,14 +116,14 @@ def mounts_by_port(gateway: Gateway) -> dict[int, Mapping[str, Service]]:
 
 @asynccontextmanager
 async def listening(gateway: Gateway) -> AsyncIterator[Listeners]:
-    """Held while the gateway is to be reached. Raises `OSError` for an address that cannot be had."""
+    """Held while the gateway is to be reached. Raises `OSError` for an address that cannot be had, and `TlsError`."""
     listeners = Listeners(gateway)
     try:
         mounts = mounts_by_port(gateway)
         await listeners.open(mounts)
         listeners.update()
         for port, paths in mounts.items():
-            url = f"http://{gateway.settings.server.host}:{listeners.port(port)}"
+            url = f"{listeners.scheme}://{gateway.settings.server.host}:{listeners.port(port)}"
             log.info("listening", url=url, paths=list(paths))
         yield listeners
     finally:

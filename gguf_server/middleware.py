@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import orjson
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
+from backends import quiet_logging, request_id
 from gguf_server.engine_client import EngineError
 from gguf_server.errors import BadRequest, BodyTooLarge, EngineBroke, GatewayError, MethodNotAllowed, NotFound
 from gguf_server.keys import KeyIdentity
@@ -26,7 +25,8 @@ IDENTITY: Final = web.RequestKey("identity", KeyIdentity)
 """Whose key the request carried; there wherever a key is asked for."""
 STREAM: Final = web.RequestKey("stream", EventStream)
 
-_GOOD_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_OTHER: Final = "other"
 
 log = structlog.get_logger("request")
 
@@ -37,10 +37,10 @@ async def identify_and_log(request: web.Request, handler: Handler) -> web.Stream
 
     The request's record is begun here, and at its end logged and shown to the application's observers.
     """
-    given = request.headers.get("x-request-id", "")
-    request[REQUEST_ID] = given if _GOOD_REQUEST_ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
+    request[REQUEST_ID] = request_id.request_id(request.headers.get(request_id.HEADER))
+    method = request.method if request.method in hdrs.METH_ALL else _OTHER
     record = request[RECORD] = RequestRecord(
-        request[REQUEST_ID], request.method, request.path, started_at=time.time(), client=request.remote
+        request[REQUEST_ID], method, _path_of(request), started_at=time.time(), client=request.remote
     )
     started = time.perf_counter()
     try:
@@ -54,6 +54,15 @@ async def identify_and_log(request: web.Request, handler: Handler) -> web.Stream
             observe(record)
 
 
+def _path_of(request: web.Request) -> str:
+    """The path as it is routed, never as a client wrote it: what is mistyped may be anything."""
+    resource = request.match_info.route.resource
+    if resource is not None:
+        return resource.canonical
+    known = (route.resource.canonical for route in request.app.router.routes() if route.resource)
+    return next((path for path in known if path == request.path), _OTHER)
+
+
 @web.middleware
 async def render_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what went wrong into OpenAI's error shape, or, in a stream that was begun, into its last event."""
@@ -65,12 +74,14 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
         problem = EngineBroke("the engine failed inside this request")
     except web.HTTPException as error:
         problem = _as_gateway_error(error, request)
+    except web.RequestPayloadError:
+        problem = BadRequest("the body is not what its headers say: broken encoding, chunks or length", code="bad_body")
     except ConnectionResetError:  # nobody is there to be told; raised on, aiohttp would log it as our error
         return web.Response(status=CLIENT_LEFT_STATUS)
     except Exception as error:  # noqa: BLE001 - the request boundary
         _log_unexpected(error, request[REQUEST_ID])
         problem = GatewayError("an internal error; the log has it under this request's id")
-    request[RECORD].error = problem.code
+    request[RECORD].error = problem.code if _CODE.fullmatch(problem.code) else _OTHER  # an engine's may be anything
     stream = request.get(STREAM)
     if stream is not None and stream.is_open:
         await stream.fail(problem)
@@ -79,10 +90,9 @@ async def render_errors(request: web.Request, handler: Handler) -> web.StreamRes
     return json_response(problem.body(), status=problem.status, headers=problem.headers)
 
 
-def _log_unexpected(error: Exception, request_id: str) -> None:
+def _log_unexpected(error: Exception, name: str) -> None:
     """Kind and place only: the message might repeat what was sent."""
-    place = traceback.format_tb(error.__traceback__)
-    log.error("unexpected error", kind=type(error).__name__, place=place, request_id=request_id)
+    log.error("unexpected error", **quiet_logging.in_short(error), request_id=name)
 
 
 def _as_gateway_error(error: web.HTTPException, request: web.Request) -> GatewayError:
@@ -100,7 +110,7 @@ def _as_gateway_error(error: web.HTTPException, request: web.Request) -> Gateway
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """For `on_response_prepare`: a stream's headers leave before its handler ends."""
     if REQUEST_ID in request:
-        response.headers["x-request-id"] = request[REQUEST_ID]
+        response.headers[request_id.HEADER] = request[REQUEST_ID]
 
 
 def json_response(body: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

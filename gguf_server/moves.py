@@ -44,7 +44,7 @@ Kind = tuple[Scope, int, int | None, str]
 
 
 class Moves:
-    """`totals` since start, by scope, source, target and reason; `recent` the last of them, oldest first."""
+    """`totals` since start, by scope, source, target and the reason first seen; `recent` the last, oldest first."""
 
     def __init__(self, engines: Sequence[object], clock: Callable[[], float] = time.time) -> None:
         self._numbers = {id(engine): number for number, engine in enumerate(engines)}
@@ -77,6 +77,14 @@ class Moves:
             if other.scope is Scope.SERVICE and other.target is None:  # whom the lost one was replaced by
                 self.recent[place] = found = replace(other, target=number)
                 self._count(found)
+                return
+
+    def cause_was(self, engine: object, reason: str) -> None:
+        """What an engine that does not serve any more died of, once that is known."""
+        source = self._number(engine)
+        for place, other in reversed(list(enumerate(self.recent))):
+            if other.scope is Scope.SERVICE and other.source == source:
+                self.recent[place] = replace(other, reason=reason)
                 return
 
     def _number(self, engine: object | None) -> int | None:

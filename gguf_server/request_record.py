@@ -17,11 +17,15 @@ CLIENT_LEFT_STATUS: Final = 499
 
 @dataclass(slots=True)
 class RequestRecord:
-    """`service` and `engine` are names; `error` is the code of the error that the client was told.
+    """`path` is that of the route, or "other" where there is none; so is a `method` that nobody knows.
+
+    `service` and `engine` are names; `error` is the code of the error that the client was told.
 
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
-    `n_dropped` counts the messages that were left out to make the rest fit.
+    `n_dropped` counts the messages that were left out to make the rest fit. `is_estimated`: the tokens are not the
+    engine's count, as the answer never came to its end. `path` is as it is routed, without what a client put in its
+    place; `prompt_hash` is keyed, and there only if the audit asks for it.
     """
 
     request_id: str
@@ -38,12 +42,25 @@ class RequestRecord:
     is_stream: bool = False
     n_prompt_tokens: int | None = None
     n_completion_tokens: int | None = None
+    n_cached_tokens: int | None = None
+    is_estimated: bool = False
     n_dropped: int = 0
     n_failovers: int = 0
     queued_s: float | None = None
     ttft_s: float | None = None
     gap_s: float | None = None
     elapsed_s: float = 0.0
+    prompt_hash: str | None = None
+
+    @property
+    def was_let_in(self) -> bool:
+        """Whether it came to be computed."""
+        return self.queued_s is not None
+
+    @property
+    def ended_at(self) -> float:
+        """Seconds since the epoch."""
+        return self.started_at + self.elapsed_s
 
     def log_fields(self) -> dict[str, Any]:
         """What the log's line says; what is not known is left out."""

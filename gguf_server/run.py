@@ -17,15 +17,21 @@ from typing import Final
 
 import structlog
 
+from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
 from gguf_server.api.admin import AdminApi
+from gguf_server.audit.secret import AuditError
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
 from gguf_server.limits.configured import LimitsError, limiting
 from gguf_server.listeners import Listeners, listening
+from gguf_server.listening.tls import TlsError
+from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
+from gguf_server.metrics.listener import metrics_listening
 from gguf_server.reload.lives import Lives
 from gguf_server.reload.reloader import Reloader
 from gguf_server.reload.roster import MakeChain, Roster
@@ -43,7 +49,8 @@ def serve(settings: Settings, source: Source) -> int:
     """Serve until told to stop, and go by what `source` says whenever that changes; returns the exit status."""
     try:
         keyring = open_keyring(settings)
-    except KeysError as error:
+        metrics_key = open_key(settings.metrics)
+    except (KeysError, MetricsKeyError) as error:
         print(error, file=sys.stderr)
         return 2
     if keyring is None:
@@ -54,13 +61,16 @@ def serve(settings: Settings, source: Source) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring, source))
-    except LimitsError as error:
+        asyncio.run(_run(settings, keyring, metrics_key, source))
+    except (AuditError, LimitsError) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
         print(f"cannot listen: {error.strerror or error}", file=sys.stderr)
         return 1
+    except TlsError as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 
@@ -88,7 +98,8 @@ def read_keyring(settings: Settings) -> KeyRing:
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     """Shown once: only its hash is kept."""
     service = next(iter(settings.services.values()))
-    url = f"http://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
+    scheme = "https" if settings.tls.is_on else "http"
+    url = f"{scheme}://{settings.server.host}:{settings.server.port}{service.paths[0]}/v1/chat/completions"
     body = shlex.quote('{"messages": [{"role": "user", "content": "Hello! Who are you?"}]}')
     print(
         f"A first API key was made; it is shown this once, {path} keeps its hash:\n\n    {token}\n\n"
@@ -99,8 +110,9 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing, source: Source) -> None:
+async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None, source: Source) -> None:
     stop = asyncio.Event()
+    quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
         runtime_dir = opened.enter_context(_runtime_dir())
@@ -110,10 +122,15 @@ async def _run(settings: Settings, keyring: KeyRing, source: Source) -> None:
             name: Service(name, of, make_chain(name, of), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         }
-        gateway = Gateway(settings, keyring, services, limiter=limiter)
+        gateway = Gateway(settings, keyring, services, metrics_key=metrics_key, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
-        async with listening(gateway) as listeners, asyncio.TaskGroup() as owners:
+        async with (
+            keeping_books(gateway),
+            listening(gateway) as listeners,
+            metrics_listening(gateway),
+            asyncio.TaskGroup() as owners,
+        ):
             lives = Lives(owners)
             _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
             await stop.wait()

@@ -13,11 +13,17 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from gguf_server.settings_base import ADMIN_PATH
 from gguf_server.settings_base import Strict as Strict
+from gguf_server.settings_books import AuditSettings, UsageSettings
 from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings_listening import ConnectionSettings, CorsSettings, TlsSettings
+from gguf_server.settings_observing import MetricsSettings, TracingSettings
+from gguf_server.settings_ui import UI_PATH, UiSettings
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 HostName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+AllowedHost = Annotated[str, Field(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?)$")]
 MountPath = Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")]
 
 
@@ -26,6 +32,11 @@ class ServerSettings(Strict):
 
     host: str = Field("127.0.0.1", description="Address of every listener. Anything but loopback needs a key.")
     port: Port = Field(8040, description="Port of the shared listener, where each service has its paths.")
+    allowed_hosts: tuple[AllowedHost, ...] = Field(
+        (),
+        description='Names by which clients may call the server, "*.NAME" with all below it; addresses always are. '
+        'Absent: on a loopback host those of this machine, elsewhere any, as "*" says.',
+    )
     keys_file: Path | None = Field(None, description="Key file; by default keys.json in the state directory.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A larger body is answered 413.")
     drain_s: float = Field(30.0, ge=0, description="After SIGTERM, running answers have this long to finish.")
@@ -273,14 +284,26 @@ class Settings(Strict):
     """Everything: the server and its services by name."""
 
     server: ServerSettings = ServerSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()
+    usage: UsageSettings = UsageSettings()
+    audit: AuditSettings = AuditSettings()
+    ui: UiSettings = UiSettings()
     docs: DocsSettings = DocsSettings()
     limits: LimitsSettings = LimitsSettings()
+    tls: TlsSettings = TlsSettings()
+    cors: CorsSettings = CorsSettings()
+    connections: ConnectionSettings = ConnectionSettings()
     services: dict[str, ServiceSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _mounts_are_distinct(self) -> Settings:
         mounts: dict[str, str] = {}
         for name, service in self.services.items():
+            if self.ui.enabled and UI_PATH in service.paths:
+                raise ValueError(f"service {name!r} wants path {UI_PATH}, which is the page's: set ui.enabled = false")
+            if ADMIN_PATH in service.paths:
+                raise ValueError(f"service {name!r} wants path {ADMIN_PATH}, which is the operator's")
             own = [f"port {service.port}"] if service.port else []
             shared = [f"path {path or '/'}" for path in service.paths]
             for mount in own + shared:

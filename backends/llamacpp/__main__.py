@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
 from typing import Final
 
 import orjson
+import structlog
 from aiohttp import web
 
+from backends import quiet_logging
 from backends.base import EngineFailure, FailureReason
 from backends.llamacpp import native
 from backends.llamacpp.engine import LlamaEngine
@@ -35,6 +38,7 @@ async def run(options: WorkerOptions) -> int:
     """Serve until told to stop; returns the exit status."""
     engine = LlamaEngine(options)
     stop = asyncio.Event()
+    quiet_logging.quiet_loop(asyncio.get_running_loop())
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
     runner = web.AppRunner(
@@ -88,6 +92,7 @@ def _report_abort(message: str) -> None:
 
 def main() -> None:
     options = parse()
+    quiet_logging.set_up(logging.INFO, [structlog.processors.JSONRenderer()])
     native.on_abort(_report_abort)
     try:
         status = asyncio.run(run(options))

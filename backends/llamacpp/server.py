@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Final
@@ -21,6 +19,7 @@ from backends.llamacpp.choices import Choices
 from backends.llamacpp.engine import LlamaEngine, TooBusy
 from backends.llamacpp.metrics import exposition, make_registry
 from backends.llamacpp.options import WorkerOptions
+from backends.llamacpp.request_log import CLIENT_LEFT_STATUS, add_request_id, identify_and_log, log_unexpected
 from backends.llamacpp.requests import ApiError
 from backends.llamacpp.responses import ChatShape, Shape, TextShape
 from backends.llamacpp.sending import send_stream, send_whole
@@ -43,7 +42,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_app(engine: LlamaEngine, options: WorkerOptions) -> web.Application:
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_errors, _key_and_readiness])
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[identify_and_log, _errors, _key_and_readiness])
+    app.on_response_prepare.append(add_request_id)
     app[ENGINE] = engine
     app[OPTIONS] = options
     app[REGISTRY] = make_registry(engine)
@@ -75,11 +75,10 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
         return _json(problem.body(), status=error.status)
     except ConnectionResetError:
-        return web.Response(status=499)  # nobody is there to be told; raised on, aiohttp would log it as our error
+        # Nobody is there to be told; raised on, aiohttp would log it as our error.
+        return web.Response(status=CLIENT_LEFT_STATUS)
     except Exception as error:  # noqa: BLE001 - the request boundary
-        # The message might repeat what was sent: only the kind and the place are for the log.
-        traceback.print_tb(error.__traceback__, file=sys.stderr)
-        print(f"unexpected {type(error).__name__}", file=sys.stderr, flush=True)
+        log_unexpected(error, request)
         return _json(ApiError(500, "an internal error", code="internal_error").body(), status=500)
 
 

@@ -13,10 +13,11 @@ from functools import partial
 import structlog
 
 from backends.base import Dialect, Endpoint, EngineFailure, FailureReason
+from backends.served_lines import showing
 from backends.socket_path import new_socket
 from backends.supervised import LaunchPlan, SupervisedEngine
 from backends.vllm.argv import LOOPBACK, argv, environment, on_port, on_socket
-from backends.vllm.failures import classify, phase
+from backends.vllm.failures import HARMLESS, classify, phase
 from backends.vllm.interpreter import installed
 from backends.vllm.memory import CardMemory, ReadCard, check_fits, is_small, margin_gib
 from backends.vllm.model_files import check_gguf, local_model, local_tokenizer, quantization_of
@@ -69,6 +70,7 @@ def launch_plan(spec: VllmSpec, *, read_card: ReadCard = _no_card) -> LaunchPlan
         load_timeout_s=spec.load_timeout_s,
         classify=classify,
         phase=phase,
+        show=showing(HARMLESS),
     )
 
 

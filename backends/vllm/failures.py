@@ -58,7 +58,16 @@ _CAUSE = re.compile(r"\b\w*(Error|Exception): ")
 _DIED = re.compile(r"EngineDeadError|died unexpectedly|EngineCore encountered an issue")
 _KILLED = re.compile(r"Failed core proc\(s\): \{'\w+': (-\d+)")
 _BENIGN = re.compile(r"\[Errno 24\]")
+_OF_A_RUNNING_SERVER = (
+    r"^Engine \d+: Avg |^(Started|Finished) server process|^(Waiting for )?[Aa]pplication s(tartup|hutdown)"
+    r"|^Shutting down|CUDA error|CUBLAS_STATUS|CUDNN_STATUS|NCCL error|illegal memory access|std::bad_alloc"
+)
 _HOLDS_REQUESTS = re.compile(r"Dumping (scheduler output|input data)")
+
+HARMLESS: Final = "|".join(
+    [*(f"(?:{pattern})" for pattern, _ in _FAILURES), _DIED.pattern, _KILLED.pattern, _OF_A_RUNNING_SERVER]
+)
+"""Lines that say why it ended, or how it runs, and never what was asked."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _PROCESS = re.compile(r"^\((?P<process>\w+)[^()]*\)\s*")

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import web
 
 from backends.openai_schema import OpenModel
+from gguf_server.api.operations import unlisted
 from gguf_server.api.schemas import parse
 from gguf_server.auth import authenticate, check_role
 from gguf_server.errors import Conflict, NotFound
@@ -23,6 +24,7 @@ from gguf_server.reload.reloader import Reloader
 from gguf_server.reload.roster import Roster
 from gguf_server.request_record import RECORD
 from gguf_server.service import Service
+from gguf_server.settings_base import ADMIN_PATH
 
 log = structlog.get_logger("admin")
 
@@ -42,19 +44,19 @@ class AdminApi:
         self._reloader = reloader
 
     def routes(self) -> list[web.RouteDef]:
-        of = "/admin/services/{service}"
+        of = f"{ADMIN_PATH}/services/{{service}}"
         posts: dict[str, Handler] = {
-            "/admin/reload": self.reload,
-            "/admin/drain": self.drain_all,
-            "/admin/resume": self.resume_all,
+            f"{ADMIN_PATH}/reload": self.reload,
+            f"{ADMIN_PATH}/drain": self.drain_all,
+            f"{ADMIN_PATH}/resume": self.resume_all,
             f"{of}/drain": self.drain,
             f"{of}/resume": self.resume,
             f"{of}/engine": self.switch,
             f"{of}/engines/{{engine}}/restart": self.restart,
         }
         return [
-            web.get("/admin/services", self._guarded(self.services)),
-            *(web.post(path, self._guarded(handler)) for path, handler in posts.items()),
+            unlisted(web.get(f"{ADMIN_PATH}/services", self._guarded(self.services))),
+            *(unlisted(web.post(path, self._guarded(handler))) for path, handler in posts.items()),
         ]
 
     async def services(self, _request: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ from aiohttp import web
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from backends.readiness import EMBEDDINGS_PATH
 from gguf_server.api.schemas import ChatForm, parse
+from gguf_server.audit.prompt_hash import PROMPT_HASHER
 from gguf_server.dispatch import Dispatch, Prepare
 from gguf_server.errors import ModelNotFound
 from gguf_server.limits import requests as limits
@@ -40,6 +41,7 @@ class OpenAIApi:
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(ChatCompletionRequest, await request.read())
+        await _note_prompt(request, "messages", body.messages)
         if body.stream:
             return await self._stream_chat(request, body)
         answer, headers = await self._whole_chat(request, body)
@@ -49,6 +51,7 @@ class OpenAIApi:
         """`/chat`: `messages` always streams, `message` and `prompt` answer JSON unless asked to stream."""
         form = parse(ChatForm, await request.read())
         body = form.as_chat()
+        await _note_prompt(request, "messages", body.messages)
         if not form.is_simple or form.stream:
             return await self._stream_chat(request, body)
         started = time.perf_counter()
@@ -67,6 +70,7 @@ class OpenAIApi:
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(CompletionRequest, await request.read())
+        await _note_prompt(request, "prompt", body.prompt)
         service, default = self._service, self._service.settings.default_max_tokens
         service.check(body, body.max_tokens)
         body = limits.within_max_tokens(body, body.max_tokens, default, request[limits.LIMITS])
@@ -83,6 +87,7 @@ class OpenAIApi:
 
     async def embeddings(self, request: web.Request) -> web.Response:
         body = parse(EmbeddingRequest, await request.read())
+        await _note_prompt(request, "input", body.input)
         service = self._service
         service.check_model(body.model)
         cost = spending.of_prompts(body.input, 0, service.settings.max_model_len)
@@ -186,6 +191,8 @@ class OpenAIApi:
         record, totals = request[RECORD], self._service.totals
         record.n_prompt_tokens = int(usage.get("prompt_tokens") or 0)
         record.n_completion_tokens = int(usage.get("completion_tokens") or 0)
+        if isinstance(details := usage.get("prompt_tokens_details"), dict):
+            record.n_cached_tokens = int(details.get("cached_tokens") or 0)
         totals.n_prompt_tokens += record.n_prompt_tokens
         totals.n_completion_tokens += record.n_completion_tokens
 
@@ -199,6 +206,12 @@ class OpenAIApi:
             "max_model_len": settings.max_model_len,
             "aliases": list(settings.aliases),
         }
+
+
+async def _note_prompt(request: web.Request, kind: str, prompt: object) -> None:
+    """Leave the prompt's hash in the request's record, where the audit wants it."""
+    if (hasher := request.app.get(PROMPT_HASHER)) is not None:
+        request[RECORD].prompt_hash = await hasher.hash(kind, prompt, n_bytes=len(await request.read()))
 
 
 def spell_reasoning_twice(message: dict[str, Any]) -> None:

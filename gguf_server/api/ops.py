@@ -13,6 +13,7 @@ from backends.base import EngineState
 from gguf_server import gpus
 from gguf_server.api.live_status import describe_live
 from gguf_server.api.plan_status import describe_plan
+from gguf_server.conditions import CONDITIONS
 from gguf_server.limits.requests import LIMITER
 from gguf_server.link import Link
 from gguf_server.middleware import json_response
@@ -75,6 +76,7 @@ class OpsApi:
                 "uptime_s": round(time.time() - service.started_at, 1),
                 "draining": service.draining,
                 "paused": service.is_paused,
+                "problems": {part: why for part, tell in request.app[CONDITIONS].items() if (why := tell())},
                 "gpu": cards,
                 "timestamp": _now(),
             }

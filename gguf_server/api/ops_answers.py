@@ -92,6 +92,7 @@ class ServiceStatus(Answered):
     totals: Totals
     uptime_s: float
     draining: bool
+    problems: dict[str, str] = Field(description="Why usage or the audit cannot be written just now, by its name.")
     gpu: list[dict[str, Any]] | None = Field(description="Memory per card; null on a machine without.")
     timestamp: str
 

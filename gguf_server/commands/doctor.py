@@ -19,7 +19,13 @@ from gguf_server.doctor import machine_facts, service_facts, surroundings_facts,
 from gguf_server.doctor.finding import Finding, Verdict, as_json, exit_status
 from gguf_server.doctor.machine_checks import check_machine
 from gguf_server.doctor.service_checks import check_service, check_vllms
-from gguf_server.doctor.surroundings_checks import check_cache, check_config, check_keys, check_port
+from gguf_server.doctor.surroundings_checks import (
+    check_cache,
+    check_certificate,
+    check_config,
+    check_keys,
+    check_port,
+)
 from gguf_server.doctor.weight_checks import check_weights
 from gguf_server.settings import Settings
 
@@ -52,6 +58,7 @@ def examine(config_file: Path | None, presets: Sequence[str]) -> list[Finding]:
     findings.append(check_cache(surroundings_facts.look_at_cache(), sum(it.missing is not None for it in weights)))
     findings += map(check_port, surroundings_facts.look_at_ports(settings))
     findings.append(check_keys(surroundings_facts.look_at_keys(settings)))
+    findings += check_certificate(settings.tls)
     for service in services:
         findings += check_service(service, machine)
     return findings

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 from gguf_server.commands.model_description import binary_size
 from gguf_server.doctor.finding import Finding, Verdict
 from gguf_server.doctor.surroundings_facts import HubCache, Keys, Port
+from gguf_server.listening.tls import TlsError, read_pair
 from gguf_server.settings import Settings
+from gguf_server.settings_listening import TlsSettings
 
 _FULL_BYTES: Final = 1 << 30
 _ROOM_FOR_A_MODEL_BYTES: Final = 20 << 30
@@ -67,6 +70,20 @@ def check_keys(keys: Keys) -> Finding:
         return Finding("keys", Verdict.OK, "none yet: the first start makes one")
     message = "none, and the server is to listen on an address that others reach: it will not start"
     return Finding("keys", Verdict.BROKEN, message, "gguf-server keys create NAME")
+
+
+def check_certificate(settings: TlsSettings) -> Iterator[Finding]:
+    if not settings.is_on:
+        return
+    subject = str(settings.certificate)
+    try:
+        pair = read_pair(settings)
+    except TlsError as error:
+        yield Finding("certificate", Verdict.BROKEN, str(error), "gguf-server config check", subject)
+        return
+    doubt = pair.doubt(datetime.now(UTC))
+    message = doubt or f"good until {pair.expires:%Y-%m-%d}"
+    yield Finding("certificate", Verdict.WARNING if doubt else Verdict.OK, message, subject=subject)
 
 
 def _models(n: int) -> str:

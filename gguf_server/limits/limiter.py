@@ -103,11 +103,12 @@ class Limiter:
         refused = {str(kind): n for kind, n in self.n_refused.items()}
         if self._store is self._local:
             return {"store": "memory", "refused": refused}
-        return {
-            "store": "redis",
-            "shared_store_reachable": getattr(self._store, "is_reachable", True),
-            "refused": refused,
-        }
+        return {"store": "redis", "store_reachable": self.is_store_reachable, "refused": refused}
+
+    @property
+    def is_store_reachable(self) -> bool:
+        """Whether what is counted is counted where it should be."""
+        return self._store.is_reachable
 
     async def _change(self, lease: Lease, used: Mapping[Kind, int]) -> tuple[Reading, ...]:
         changes = [

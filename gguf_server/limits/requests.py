@@ -65,7 +65,7 @@ def visitor(request: web.Request, cost: Cost) -> Visitor:
 
 
 def n_told(record: RequestRecord) -> int | None:
-    """Tokens as the engine has counted them; None where it did not come to that."""
+    """Tokens as the engine has counted them, or as they were estimated; None where it did not come to that."""
     if record.n_prompt_tokens is None or record.n_completion_tokens is None:
         return None
     return record.n_prompt_tokens + record.n_completion_tokens
@@ -79,32 +79,38 @@ async def counted(request: web.Request, cost: Cost, was_asked: Callable[[], bool
     """
     limiter = request.app[LIMITER]
     lease = await limiter.admit(request[IDENTITY].id, request[LIMITS], cost.n_tokens)
-    if lease is None:
-        yield
-        return
-    request[_READINGS] = lease.readings
+    if lease is not None:
+        request[_READINGS] = lease.readings
     try:
         yield
     except _OURS:
-        request[_READINGS] = await limiter.forget(lease)
+        if lease is not None:
+            request[_READINGS] = await limiter.forget(lease)
         raise
     except BaseException as error:
         may_have_been_computed = isinstance(error, asyncio.CancelledError | ConnectionResetError | TimedOut)
-        n_tokens = _unfinished(request, cost, was_asked(), may_have_been_computed)
-        request[_READINGS] = await limiter.settle(lease, n_tokens)
+        _estimate_unfinished(request, cost, was_asked(), may_have_been_computed)
+        if lease is not None:
+            request[_READINGS] = await limiter.settle(lease, n_told(request[RECORD]) or 0)
         raise
-    told = n_told(request[RECORD])
-    request[_READINGS] = await limiter.settle(lease, cost.n_tokens if told is None else told)
+    if lease is not None:
+        told = n_told(request[RECORD])
+        request[_READINGS] = await limiter.settle(lease, cost.n_tokens if told is None else told)
 
 
-def _unfinished(request: web.Request, cost: Cost, was_asked: bool, may_have_been_computed: bool) -> int:
-    if (told := n_told(request[RECORD])) is not None:
-        return told
+def _estimate_unfinished(request: web.Request, cost: Cost, was_asked: bool, may_have_been_computed: bool) -> None:
+    """Into the record, so that whoever counts tokens counts the same ones."""
+    record = request[RECORD]
+    if n_told(record) is not None:
+        return
     stream = request.get(STREAM)
     n_events = None if stream is None else sum(whole.count(events.END) for whole in stream.sent)
-    return spending.unfinished(
+    spent = spending.unfinished(
         cost, was_asked=was_asked, may_have_been_computed=may_have_been_computed, n_events=n_events
     )
+    if spent.n_tokens:
+        record.n_prompt_tokens, record.n_completion_tokens = spent.n_prompt, spent.n_completion
+        record.is_estimated = True
 
 
 async def add_rate_limit_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -47,14 +47,12 @@ def of_prompts(
     return Cost(sum(min(n, max_model_len) for n in n_prompts), min(max_tokens, max_model_len) * len(n_prompts))
 
 
-def unfinished(cost: Cost, *, was_asked: bool, may_have_been_computed: bool, n_events: int | None) -> int:
+def unfinished(cost: Cost, *, was_asked: bool, may_have_been_computed: bool, n_events: int | None) -> Cost:
     """What counts of an answer that never came to its end.
 
     `may_have_been_computed`: it was ended by its client or by time, not by a refusal or failure of the engine.
     `n_events`: sent of a stream; None for a whole answer.
     """
-    if not was_asked:
-        return 0
-    if n_events is None:
-        return cost.n_tokens if may_have_been_computed else 0
-    return cost.n_prompt + n_events if n_events or may_have_been_computed else 0
+    if not was_asked or not (n_events or may_have_been_computed):
+        return Cost(0, 0)
+    return cost if n_events is None else Cost(cost.n_prompt, n_events)

@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from gguf_server import engines
-from gguf_server.settings import EngineSettings, ServiceSettings, Settings, Strict, VllmEngineSettings
+from gguf_server.settings import DocsSettings, EngineSettings, ServiceSettings, Settings, Strict, VllmEngineSettings
 from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings_listening import CorsSettings
+from gguf_server.settings_ui import UiSettings
 
 LIVE: Final[Mapping[str, frozenset[str]]] = {
-    "server": frozenset({"keys_file", "max_body_bytes", "drain_s", "log_level", "log_format", "watch"}),
+    "server": frozenset(
+        {"allowed_hosts", "drain_s", "keys_file", "log_format", "log_level", "max_body_bytes", "watch"}
+    ),
     "limits": frozenset(name for name in LimitsSettings.model_fields if not name.startswith("store")),
+    "connections": frozenset({"trusted_proxies"}),
+    "cors": frozenset(CorsSettings.model_fields),
+    "docs": frozenset(DocsSettings.model_fields),
+    "ui": frozenset(UiSettings.model_fields),
 }
 """By table, the settings that need no restart. Of a table that is not here all are read at the start only."""
 

@@ -8,6 +8,7 @@
     error_500      500 in vLLM's shape, for an answer of which nothing was sent
     error_event    vLLM's last words when its core dies: the error, `[DONE]`, `/health` 503, and exit code 0 after
                    `exit_after_s` (null: it stays); the error is a plain 500 where nothing was sent
+    repeat         an error of status `code` that is made of nothing but what was asked, as JSON or as an event
     garbage        bytes that are neither JSON nor an event, and the connection closes
     cut            the connection closes inside an event
     slow_start     `/health` is 503 for `s` seconds from now on
@@ -15,7 +16,8 @@
     none           disarms
 
 A fault strikes every answer once `after_words` words of it were sent; before the first byte at 0, or behind the head
-of the stream with `after_role`. An answer in one piece it strikes before it is sent.
+of the stream with `after_role`. An answer in one piece it strikes before it is sent. With `asked` it strikes only those
+who ask something that holds these words.
 """
 
 from __future__ import annotations
@@ -31,7 +33,20 @@ from typing import Final
 from aiohttp import web
 
 KINDS: Final = frozenset(
-    ("none", "exit", "kill", "stop", "hang", "error_500", "error_event", "garbage", "cut", "slow_start", "exit_at_load")
+    {
+        "none",
+        "exit",
+        "kill",
+        "stop",
+        "hang",
+        "error_500",
+        "error_event",
+        "repeat",
+        "garbage",
+        "cut",
+        "slow_start",
+        "exit_at_load",
+    }
 )
 _ERROR: Final = {
     "error": {
@@ -48,6 +63,7 @@ class Fault:
     kind: str = "none"
     after_words: int = 0
     after_role: bool = False
+    asked: str = ""
     code: int = 1
     s: float = 1.0
     exit_after_s: float | None = 3.0
@@ -113,6 +129,8 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
     is_head = not stream.prepared
     if faults.is_dead:
         return await _die(request, stream, None)
+    if fault.asked not in await request.text():
+        return None
     if fault.kind == "error_500":
         return web.json_response(_ERROR, status=500) if is_head else None
     if n_words is not None and (n_words < fault.after_words or (is_head and fault.after_role)):
@@ -130,6 +148,8 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
             return await strike(request, stream, n_words=n_words)
         case "error_event":
             return await _die(request, stream, fault.exit_after_s)
+        case "repeat":
+            return await _repeat(request, stream, fault.code)
         case "garbage":
             return await _break_off(request, stream, b"\xff\xfe\x00 what is this?\n\n")
         case "cut":
@@ -148,6 +168,16 @@ async def _die(request: web.Request, stream: web.StreamResponse, exit_after_s: f
     if not stream.prepared:
         return web.json_response(_ERROR, status=500)
     await stream.write(f"data: {json.dumps(_ERROR)}\n\ndata: [DONE]\n\n".encode())
+    return stream
+
+
+async def _repeat(request: web.Request, stream: web.StreamResponse, status: int) -> web.StreamResponse:
+    asked = json.dumps(await request.json(), ensure_ascii=False)
+    error = {"error": dict.fromkeys(("message", "type", "param", "code"), asked)}
+    if not stream.prepared:
+        return web.json_response(error, status=status)
+    error["error"]["code"] = status  # type: ignore[assignment]  # as vLLM has it in events
+    await stream.write(f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n".encode())
     return stream
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import node_packages
 from tests.e2e.client import Client
 from tests.e2e.program import KEY, OTHER_KEY, Program, free_ports, serving
 from tests.e2e.services import SHARED_MOUNTS
@@ -97,15 +97,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 @pytest.fixture(scope="session")
 def node() -> Callable[..., str]:
     """Runs a script of `js/` and returns what it printed."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not installed: the JavaScript clients cannot be tried")
-    installed = JS / "node_modules" / ".package-lock.json"
-    wanted = JS / "package.json"
-    if not installed.exists() or installed.stat().st_mtime < wanted.stat().st_mtime:
-        flags = ("--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts")
-        done = subprocess.run(("npm", "install", *flags), cwd=JS, capture_output=True, text=True, timeout=110)
-        assert done.returncode == 0, done.stdout + done.stderr
-        installed.touch()
+    node_packages.install(JS)
 
     def run(script: str, *arguments: str) -> str:
         line = ("node", str(JS / script), *arguments)

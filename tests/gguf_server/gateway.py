@@ -7,10 +7,11 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -22,12 +23,14 @@ from backends.supervised import LaunchPlan, SupervisedEngine
 from gguf_server import gateway as shared_parts
 from gguf_server.admission import Admission
 from gguf_server.app import make_app
+from gguf_server.bookkeeping import keeping_books
 from gguf_server.chain import EngineChain
 from gguf_server.engines import build
 from gguf_server.engines import forecasts as planned
 from gguf_server.forecast import Forecast
 from gguf_server.keys import KeyRing
 from gguf_server.limits.limiter import Limiter
+from gguf_server.listening.site import Entrance
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
@@ -87,6 +90,7 @@ class Gateway:
     url: str
     session: aiohttp.ClientSession
     fifo_dir: Path
+    entrance: Entrance
 
     @property
     def keys_file(self) -> Path:
@@ -182,11 +186,15 @@ async def gateway(
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
+    listening: Mapping[str, Any] = MappingProxyType({}),
+    books: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
     Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
+    `listening` holds tables of the configuration beside `server`.
+    `books` are the tables [usage] and [audit]; without, none are kept.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -214,18 +222,24 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        shared = shared_parts.Gateway(Settings(server=server), keyring, {"fake": service}, limiter=limiter or Limiter())
+        tables = {"server": server, "usage": {"enabled": False}, **listening, **(books or {})}
+        all_settings = Settings.model_validate(tables)
+        shared = shared_parts.Gateway(all_settings, keyring, {"fake": service}, limiter=limiter or Limiter())
+        keeping = AsyncExitStack()
+        await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
+        entrance = Entrance(all_settings)
+        await entrance.site(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         owner = asyncio.create_task(chain.run())
         try:
             async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}) as session:
-                yield Gateway(service, f"http://127.0.0.1:{port}", session, Path(folder))
+                yield Gateway(service, f"{entrance.scheme}://127.0.0.1:{port}", session, Path(folder), entrance)
         finally:
             await runner.cleanup()
+            entrance.close()
+            await keeping.aclose()
             owner.cancel()
             await asyncio.wait([owner])
             assert service.n_in_flight == 0

@@ -192,11 +192,13 @@ def test_the_log_is_one_json_object_a_line_away_from_a_terminal() -> None:
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["event"], line["level"]) for line in lines] == [
         ("ready", "info"),
-        ("slow 3", "warning"),
+        ("theirs: slow %d", "warning"),
         ("failed", "error"),
     ]
     assert lines[0]["model"] == "Tiếng Việt"
-    assert "ValueError: broke" in lines[2]["exception"]
+    assert lines[2]["kind"] == "ValueError"
+    assert lines[2]["place"][0].endswith("in serve")
+    assert "broke" not in done.stderr
 
 
 def test_the_log_is_for_people_where_the_configuration_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

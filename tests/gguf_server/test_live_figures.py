@@ -131,3 +131,12 @@ def test_only_the_last_moves_are_kept() -> None:
 def test_engines_of_one_name_are_told_apart_by_their_devices() -> None:
     names = ["vllm", "llama.cpp", "llama.cpp"]
     assert unambiguous(names, ["cuda", "cuda", "cpu"]) == ("vllm", "llama.cpp (cuda)", "llama.cpp (cpu)")
+
+
+def test_what_an_engine_died_of_is_told_once_it_is_known() -> None:
+    chain = Chain()
+    chain.serves(0)
+    chain.serves(1, "unhealthy")
+    chain.moves.cause_was(chain.engines[0], "crashed")
+    chain.moves.cause_was(chain.engines[2], "crashed")
+    assert [(source, target, reason) for _, source, target, reason, _, _ in chain.recent()] == [(0, 1, "crashed")]

@@ -129,9 +129,9 @@ def test_a_listener_cannot_move_and_the_rest_of_the_server_can() -> None:
 
 def test_other_tables_are_named_as_needing_a_restart_and_stay() -> None:
     old = settings(a=a_service())
-    new = Settings.model_validate({"docs": {"enabled": False}, "services": {"a": a_service()}})
+    new = Settings.model_validate({"metrics": {"port": 9}, "services": {"a": a_service()}})
     found = plan(old, new)
-    assert found.needs_restart == ("docs.enabled",)
+    assert found.needs_restart == ("metrics.port",)
     assert found.settings == old
 
 

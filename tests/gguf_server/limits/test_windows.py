@@ -70,9 +70,10 @@ def test_taking_back_never_makes_room_for_more_than_what_was_really_used(
     open_holds: list[tuple[int, int]] = []
     for pause_s, n in steps:
         now_s += pause_s
-        is_over: bool = data.draw(st.booleans())
-        if is_over and open_holds:
-            count.take_back(now_s, *open_holds.pop(data.draw(st.integers(0, len(open_holds) - 1))))
+        may_end = data.draw(st.booleans())
+        if open_holds and may_end:
+            slot, too_much = open_holds.pop(data.draw(st.integers(0, len(open_holds) - 1)))
+            count.take_back(now_s, slot, too_much)
         if not count.wait_s(now_s, n, limit):
             slot = count.add(now_s, n)
             used = data.draw(st.integers(0, n))

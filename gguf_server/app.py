@@ -62,10 +62,12 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     return app
 
 
-def remount(app: web.Application, gateway: Gateway, mounts: Mapping[str, Service]) -> None:
-    """Let new requests find these services, and be as large as the gateway's settings now say."""
+def remount(
+    app: web.Application, gateway: Gateway, mounts: Mapping[str, Service], more: Sequence[web.RouteDef] = ()
+) -> None:
+    """Let new requests find these services and `more`, and be as large as the gateway's settings now say."""
     app._client_max_size = gateway.settings.server.max_body_bytes  # aiohttp reads it for each request
-    app[ROUTES].replace(routes_of(gateway, mounts))
+    app[ROUTES].replace([*more, *routes_of(gateway, mounts)])
 
 
 def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.RouteDef]:

@@ -14,6 +14,7 @@ import tomli_w
 import typer
 
 from gguf_server.commands import books_cli
+from gguf_server.commands.admin_cli import admin_app
 from gguf_server.commands.keys_cli import keys_app
 from gguf_server.commands.settings_options import ConfigOption, JsonOption
 from gguf_server.commands.settings_options import load as _load
@@ -29,6 +30,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
+app.add_typer(admin_app, name="admin")
 app.command("usage")(books_cli.usage)
 app.add_typer(books_cli.audit_app, name="audit")
 
@@ -67,8 +69,9 @@ def serve(
     settings = _load(config, preset, host=host, port=port)
     set_up_logging(settings.server)
     from gguf_server import run  # the other commands start faster without it
+    from gguf_server.reload.source import Source
 
-    raise typer.Exit(run.serve(settings))
+    raise typer.Exit(run.serve(settings, Source(config, tuple(preset or ()), host, port)))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -62,6 +62,7 @@ class Dispatch:
         self._last: Serving | None = None
         self._fault: Fault | None = None
         self._was_repeated = False
+        self._moved: dict[str, Any] = {}
         self.n_failovers = 0
         self.gap_s: float | None = None
 
@@ -77,7 +78,7 @@ class Dispatch:
             try:
                 async with self._using(serving) as (_, tell):
                     prepared = await self._prepare_once(serving)
-                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
+                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"} | self._moved
                     _check_dialect(serving, body)
                     answer = await serving.client.answer(self._path, body, self._request_id)
                     answer = dialects.without_beginning(serving.client.endpoint.dialect, body, answer)
@@ -134,7 +135,7 @@ class Dispatch:
         prepared = await self._prepare_once(serving)
         _check_dialect(serving, prepared.body)
         asked = prepared.body.get("stream_options") or {}
-        body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
+        body = {**prepared.body, **self._moved, "stream": True, "stream_options": {**asked, "include_usage": True}}
         if not stream.is_open:
             return Attempt(serving, prepared, body)
         seam = Seam(begun.head, serving.engine.name, self.n_failovers)
@@ -185,6 +186,8 @@ class Dispatch:
 
     async def _next_engine(self) -> Serving:
         """Raises `NotReady` where nobody was asked yet, `EngineBroke` where all who could be failed."""
+        if self._last is None:
+            self._go_where_new_requests_go()
         try:
             serving = await self._acquire()
         except GatewayError:
@@ -196,10 +199,20 @@ class Dispatch:
         self._last = serving
         return serving
 
+    def _go_where_new_requests_go(self) -> None:
+        """The service may have other engines by now, which call the model their own name."""
+        while self._chain.successor is not None:
+            self._chain = self._chain.successor
+            self._moved = {} if self._chain.model is None else {"model": self._chain.model}
+            self._fault = None  # moves are counted within a chain
+
     async def _acquire(self) -> Serving:
         try:
             return await self._chain.acquire(self._tried)
         except NoneLeft:
+            if self._chain.successor is not None:
+                self._go_where_new_requests_go()
+                return await self._acquire()
             return self._same_again()
 
     def _note_move(self, target: Engine | None) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from gguf_server.audit.prompt_hash import PromptHasher
 from gguf_server.conditions import Condition, Guard
 from gguf_server.keys import KeyRing
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 class Gateway:
     """`services` by the names that the configuration gives them.
 
-    `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests are audited.
+    They and the `settings` change while the server runs: whoever needs them asks for each request. `retiring` are
+    services that are gone but for what they still have to answer; `shared_routes` what the shared listener offers
+    besides services. `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests
+    are audited.
     """
 
     settings: Settings
@@ -39,6 +44,8 @@ class Gateway:
     guards: list[Guard] = field(default_factory=list)
     conditions: dict[str, Condition] = field(default_factory=dict)
     prompt_hasher: PromptHasher | None = None
+    retiring: list[Service] = field(default_factory=list)
+    shared_routes: list[web.RouteDef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.exposition = Exposition(self.settings.metrics, self.conditions, self.limiter)

@@ -113,17 +113,7 @@ class Gateway:
         """A whole answer, or a stream to its end."""
         body = {"messages": [{"role": "user", "content": "Count"}]} | body if "prompt" not in body else body
         async with asyncio.timeout(LIMIT_S), self.session.post(self.url + path, json=body) as response:
-            reply = Reply(response.status, {key.lower(): value for key, value in response.headers.items()})
-            if response.content_type != "text/event-stream":
-                reply.body = await response.json()
-                return reply
-            async for line in response.content:
-                if line == b"data: [DONE]\n":
-                    reply.is_done = True
-                elif line.startswith(b"data: "):
-                    assert not reply.is_done
-                    reply.events.append(json.loads(line.removeprefix(b"data: ")))
-            return reply
+            return await read_reply(response)
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         async with self.session.get(self.url + path) as response:
@@ -152,12 +142,26 @@ class Gateway:
         await self.until(lambda: all(self.link(name).serving is not None for name in names))
 
 
+async def read_reply(response: aiohttp.ClientResponse) -> Reply:
+    reply = Reply(response.status, {key.lower(): value for key, value in response.headers.items()})
+    if response.content_type != "text/event-stream":
+        reply.body = await response.json()
+        return reply
+    async for line in response.content:
+        if line == b"data: [DONE]\n":
+            reply.is_done = True
+        elif line.startswith(b"data: "):
+            assert not reply.is_done
+            reply.events.append(json.loads(line.removeprefix(b"data: ")))
+    return reply
+
+
 def classify(exit_code: int, log_tail: tuple[str, ...]) -> EngineFailure:
     detail = exit_in_words(exit_code)
     return EngineFailure(FailureReason.CRASHED, detail, exit_code=exit_code, log_tail=log_tail)
 
 
-def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
+def fake(name: str, *flags: str, folder: Path, card: int | None = None) -> SupervisedEngine:
     """`flags` are those of `tests.backends.fake_engine`."""
 
     def plan() -> LaunchPlan:
@@ -174,7 +178,8 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
             classify=classify,
         )
 
-    return SupervisedEngine(name=name, kind="vllm" if name == "a" else "llamacpp", device="cpu", plan=plan)
+    kind, device = "vllm" if name == "a" else "llamacpp", "cpu" if card is None else "cuda"
+    return SupervisedEngine(name=name, kind=kind, device=device, plan=plan, cuda_device=card)
 
 
 @asynccontextmanager

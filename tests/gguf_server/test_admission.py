@@ -20,6 +20,7 @@ class TurnstileMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.turnstile: Turnstile[int] = Turnstile(max_running=2, max_queued=3)
+        self.max_running, self.max_queued = 2, 3
         self.inside = 0
         self.waiting: deque[int] = deque()
         self.next_ticket = 0
@@ -27,27 +28,38 @@ class TurnstileMachine(RuleBasedStateMachine):
     @rule()
     def arrive(self) -> None:
         if self.turnstile.can_enter():
-            assert self.inside < 2
+            assert self.inside < self.max_running
             assert not self.waiting
             self.turnstile.enter()
             self.inside += 1
         elif self.turnstile.can_queue():
-            assert len(self.waiting) < 3
+            assert len(self.waiting) < self.max_queued
             self.turnstile.queue(self.next_ticket)
             self.waiting.append(self.next_ticket)
             self.next_ticket += 1
         else:
-            assert len(self.waiting) == 3
+            assert len(self.waiting) >= self.max_queued
+            assert self.inside >= self.max_running
 
     @precondition(lambda self: self.inside > 0)
     @rule()
     def leave(self) -> None:
         called = self.turnstile.leave()
-        if self.waiting:
+        self.inside -= 1
+        if self.waiting and self.inside < self.max_running:
             assert called == self.waiting.popleft()
+            self.inside += 1
         else:
             assert called is None
-            self.inside -= 1
+
+    @rule(max_running=st.integers(1, 4), max_queued=st.integers(0, 4))
+    def resize(self, max_running: int, max_queued: int) -> None:
+        self.max_running, self.max_queued = max_running, max_queued
+        self.turnstile.max_running, self.turnstile.max_queued = max_running, max_queued
+        while self.waiting and self.inside < max_running:
+            assert self.turnstile.call() == self.waiting.popleft()
+            self.inside += 1
+        assert self.turnstile.call() is None
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -200,3 +212,49 @@ async def test_a_waiter_cancelled_as_it_loses_its_place_takes_none_with_it(cance
     await asyncio.wait([*jobs, ward])
     assert inside == ["batch", "ward"]
     assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_a_waiter_cancelled_just_before_its_turn_gives_no_place_away_twice() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    leave = asyncio.Event()
+    entered = [asyncio.Event() for _ in range(4)]
+
+    async def cancels_the_second() -> None:
+        async with admission.permit():
+            entered[0].set()
+            await leave.wait()
+            tasks[1].cancel()
+
+    tasks = [asyncio.create_task(cancels_the_second())]
+    await entered[0].wait()
+    stay = asyncio.Event()
+    tasks += [asyncio.create_task(hold(admission, entered[number], stay)) for number in (1, 2, 3)]
+    while admission.n_queued < 3:
+        await asyncio.sleep(0)
+    leave.set()
+    await asyncio.wait(tasks[:2])
+    await entered[2].wait()
+    assert (admission.n_running, admission.n_queued) == (1, 1)
+    stay.set()
+    await asyncio.wait(tasks)
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_more_places_are_given_to_those_who_wait_and_fewer_send_nobody_away() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    leave = asyncio.Event()
+    entered = [asyncio.Event() for _ in range(4)]
+    async with asyncio.TaskGroup() as tasks:
+        for event in entered:
+            tasks.create_task(hold(admission, event, leave))
+        await entered[0].wait()
+        while admission.n_queued < 3:
+            await asyncio.sleep(0)
+        admission.resize(3, 0)
+        await entered[2].wait()
+        assert (admission.n_running, admission.n_queued) == (3, 1)
+        admission.resize(2, 0)
+        assert (admission.n_running, admission.n_queued) == (3, 1)
+        leave.set()
+    assert all(event.is_set() for event in entered)
+    assert admission.n_running == 0

@@ -11,6 +11,7 @@ from gguf_server import config, run
 from gguf_server.config import ConfigError
 from gguf_server.limits.configured import defaults
 from gguf_server.limits.policy import NO_LIMITS, KeyLimits, Priority
+from gguf_server.reload.source import Source
 from gguf_server.settings_limits import LimitsSettings
 
 
@@ -57,5 +58,5 @@ def test_a_store_that_cannot_be_used_ends_the_start(
     monkeypatch.setenv("GGUF_SERVER_API_KEYS", "a-key")
     path = tmp_path / "c.toml"
     path.write_text(f'server.keys_file = "{tmp_path}/keys.json"\nlimits.store = "redis://127.0.0.1"\n[services.demo]\n')
-    assert run.serve(config.load(path, environ={})) == 2
+    assert run.serve(config.load(path, environ={}), Source(path)) == 2
     assert "pip install" in capsys.readouterr().err

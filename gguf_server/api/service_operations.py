@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from gguf_server.api import answers, ops_answers
+from gguf_server.api.openapi_parts import RATE_LIMIT_HEADERS
 from gguf_server.api.operations import Answer, Operation, Tag
 from gguf_server.api.schemas import ChatForm
 from gguf_server.errors import (
+    AuditDown,
     BadRequest,
     ContextExceeded,
     Draining,
@@ -18,7 +20,9 @@ from gguf_server.errors import (
     GatewayError,
     ModelNotFound,
     NotReady,
+    Paused,
     QueueFull,
+    RequestsExceeded,
     TimedOut,
 )
 from gguf_server.settings import ServiceSettings
@@ -28,12 +32,15 @@ _TURN: Final[tuple[type[GatewayError], ...]] = (
     ContextExceeded,
     ModelNotFound,
     QueueFull,
+    RequestsExceeded,
     EngineBroke,
     NotReady,
     Draining,
+    Paused,
+    AuditDown,
     TimedOut,
 )
-_BY_WHOM: Final = ("x-engine", "x-engine-failovers")
+_BY_WHOM: Final = ("x-engine", "x-engine-failovers", *RATE_LIMIT_HEADERS)
 _ABOUT_CHAT: Final = (*_BY_WHOM, "x-context-truncated")
 _QUESTION: Final = [{"role": "user", "content": "Why does a fever rise in the evening?"}]
 

@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from gguf_server.api import openapi_parts as parts
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.api.operations import Answer, Operation, Tag, operation_of
-from gguf_server.errors import BadRequest, BodyTooLarge, GatewayError, Unauthorized, WrongShape
+from gguf_server.errors import (
+    BadRequest,
+    BodyTooLarge,
+    GatewayError,
+    PermissionDenied,
+    Unauthorized,
+    UnsupportedEncoding,
+    WrongShape,
+)
 
 Json = dict[str, Any]
 
@@ -117,9 +125,9 @@ def _responses(operation: Operation, shared_errors: Json) -> dict[str, Json]:
 
 def _obvious_errors(operation: Operation) -> Iterator[type[GatewayError]]:
     if operation.body is not None:
-        yield from (BadRequest, BodyTooLarge, WrongShape)
+        yield from (BadRequest, BodyTooLarge, UnsupportedEncoding, WrongShape)
     if operation.needs_key:
-        yield Unauthorized
+        yield from (Unauthorized, PermissionDenied)
     yield GatewayError
 
 

@@ -11,6 +11,7 @@ from gguf_server.api import answers, ops_answers
 from gguf_server.api.operations import Answer, Operation, Tag
 from gguf_server.api.schemas import ChatForm
 from gguf_server.errors import (
+    AuditDown,
     BadRequest,
     ContextExceeded,
     Draining,
@@ -18,6 +19,7 @@ from gguf_server.errors import (
     GatewayError,
     ModelNotFound,
     NotReady,
+    Paused,
     PermissionDenied,
     QueueFull,
     RequestsExceeded,
@@ -35,6 +37,8 @@ _TURN: Final[tuple[type[GatewayError], ...]] = (
     EngineBroke,
     NotReady,
     Draining,
+    Paused,
+    AuditDown,
     TimedOut,
 )
 _BY_WHOM: Final = ("x-engine", "x-engine-failovers", *RATE_LIMIT_HEADERS)

@@ -87,6 +87,15 @@ async def test_an_engine_that_speaks_nonsense_costs_a_count(tmp_path: Path) -> N
     assert series(text, "fake_steps_total", engine="1:b") >= 0
 
 
+async def test_an_engine_without_metrics_is_asked_once(tmp_path: Path) -> None:
+    async with gateway(("--metrics", str(tmp_path / "none"))) as gate:
+        await gate.until_up("a")
+        engines = EngineMetrics(timeout_s=5.0)
+        assert await engines.fetch([gate.service]) == await engines.fetch([gate.service]) == []
+        (sample,) = engines.misses([gate.service]).samples
+        assert (sample.labels["reason"], sample.value) == (Miss.STATUS, 1)
+
+
 async def test_an_engine_that_does_not_answer_is_not_waited_for() -> None:
     async with gateway(()) as gate:
         await gate.until_up("a")

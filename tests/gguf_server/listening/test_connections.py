@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
@@ -21,8 +22,10 @@ PROXIES = [ip_network("10.0.0.0/24"), ip_network("fd00::/8")]
 
 class Idle:
     is_aborted = False
+    n_checks = 0
 
-    def check(self, now: float) -> None: ...
+    def check(self, now: float) -> None:
+        self.n_checks += 1
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -58,6 +61,18 @@ async def test_a_client_has_its_share_and_others_theirs() -> None:
     assert register.enter(Idle(), "::ffff:192.168.1.7") is None
     register.close()
     assert all(connection.is_aborted for connection in mine[1:])
+
+
+async def test_a_server_that_stood_still_blames_nobody() -> None:
+    register, connection = Connections(ConnectionSettings()), Idle()
+    register.enter(connection, "1.2.3.4")
+    now = asyncio.get_running_loop().time()
+    register._look(now - 5)
+    assert connection.n_checks == 0
+    register._look(now)
+    assert connection.n_checks == 1
+    register.leave(connection)
+    register.close()
 
 
 async def test_whom_nobody_has_time_to_turn_away_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,7 +15,7 @@ from gguf_server.listening import connections
 from gguf_server.listening.clients import client_behind, counted_as, is_exempt
 from gguf_server.listening.connections import Connections
 from gguf_server.settings_listening import ConnectionSettings
-from tests.gguf_server.gateway import gateway
+from tests.gguf_server.gateway import KEY, gateway
 from tests.gguf_server.listening.wire import get, wire_to
 
 PROXIES = [ip_network("10.0.0.0/24"), ip_network("fd00::/8")]
@@ -180,3 +181,14 @@ async def test_what_is_no_http_is_told_in_our_shape_and_not_repeated(
     told = caplog.text + str(logs) + answer.body.decode()
     assert "SECRET" not in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("trusted", "client"), [(["127.0.0.0/8"], "203.0.113.9"), ([], "127.0.0.1")])
+async def test_the_audit_names_the_client_behind_a_trusted_proxy(
+    tmp_path: Path, trusted: list[str], client: str
+) -> None:
+    tables = {"connections": {"trusted_proxies": trusted}, "audit": {"file": tmp_path / "audit.jsonl"}}
+    async with gateway((), listening=tables) as gw, wire_to(gw.url) as wire:
+        wire.send(get("/v1/models", more=f"Authorization: Bearer {KEY}\r\nX-Forwarded-For: 1.1.1.1, 203.0.113.9\r\n"))
+        assert (await wire.answer()).status == 200
+    assert f'"{client}"' in (tmp_path / "audit.jsonl").read_text()

@@ -96,7 +96,7 @@ class Connection(web.RequestHandler):
             self._say_and_close(self._refusal)
             return
         self._n_bytes += len(data)
-        if not self._is_answering and self._head_since is None:
+        if data and not self._is_answering and self._head_since is None:  # aiohttp itself calls it with nothing
             self._head_since = self._loop.time()
         super().data_received(data)
 

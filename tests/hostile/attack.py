@@ -13,7 +13,7 @@ from tests.hostile.bodies import BODIES, LARGE_BODIES
 from tests.hostile.case import Case, Generator
 from tests.hostile.client import Outcome, drive, mixed
 from tests.hostile.healthy import Healthy
-from tests.hostile.http_forms import HTTP_FORMS, host
+from tests.hostile.http_forms import HTTP_FORMS, UNHURRIED_FORMS, host
 from tests.hostile.target import Target, Vitals
 
 N_PARTS: Final = 10
@@ -79,7 +79,7 @@ def _cases(target: Target, healthy: Healthy, n: int, seed: int) -> Iterator[Case
     if target.is_gateway:
         groups += [(1, LARGE_BODIES), (20, HTTP_FORMS), (1, (host,)), (7, pace.QUICK), (1, pace.SLOW)]
     else:
-        groups += [(10, HTTP_FORMS), (7, pace.QUICK)]
+        groups += [(10, UNHURRIED_FORMS), (7, pace.QUICK)]
     return mixed(n, random.Random(seed), groups)
 
 

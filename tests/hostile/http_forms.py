@@ -150,3 +150,5 @@ HTTP_FORMS: Final[tuple[Generator, ...]] = (
     malformed, malformed, malformed, leniently_read, pipelined, chunked, expecting, method, path, odd_header,
     odd_header, upgrading, authorization,
 )  # fmt: skip
+UNHURRIED_FORMS: Final = tuple(form for form in HTTP_FORMS if form is not leniently_read)
+"""For a server that waits for ever for the rest of what was begun."""

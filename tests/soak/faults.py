@@ -95,7 +95,7 @@ class Tormentor:
                 await asyncio.sleep(0 if armed is not fault else self._dice.uniform(0.5, 3.0))
 
     async def _recovered(self, doomed: int | None) -> bool:
-        """Whether it was, and stayed so, within the time it has for that. `doomed`: a stopped engine seems well first."""
+        """Whether it was, and stayed so, within the time it has for that; one that is doomed may seem well first."""
         n_settled = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECOVERY_S):

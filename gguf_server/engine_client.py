@@ -153,6 +153,7 @@ class EngineClient:
 
     async def metrics(self, *, timeout_s: float) -> tuple[int, str]:
         """Status and text of its `/metrics`. Raises `EngineError`, and TimeoutError where it hangs."""
+        self._check_open()
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -166,6 +167,11 @@ class EngineClient:
                 return response.status, said.decode(errors="replace")
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
+
+    def _check_open(self) -> None:
+        """Who was between two questions when the engine was given up runs once more before the cut reaches them."""
+        if self._session.closed:
+            raise EngineError("the engine was given up", Fault.GIVEN_UP)
 
     def _post_for(self, request_id: str) -> dialects.Post:
         return lambda path, body: self.post_json(path, body, request_id)
@@ -181,6 +187,7 @@ class EngineClient:
             data = orjson.dumps(body)
         except orjson.JSONEncodeError as error:  # deeper or larger than what came in could be: say so, and not where
             raise BadRequest("the body is nested too deeply, or holds a number that is too large") from error
+        self._check_open()
         try:
             url = self.endpoint.base_url + path
             response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)

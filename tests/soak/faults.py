@@ -20,6 +20,7 @@ _RECOVERY_S: Final = 40.0
 _POLL_S: Final = 0.1
 _N_SETTLED: Final = 10  # the gateway may need a moment to notice what was done to an engine
 _ARM_S: Final = 2.0
+_AT_RANDOM: Final = 0.2  # of the faults, for whichever engine is up, the one in waiting too
 _MOVING: Final = frozenset({"starting", "draining"})
 
 
@@ -62,21 +63,25 @@ class Tormentor:
             kind = self._dice.choice((*BY_SIGNAL, *ARMED))
             suffering = Suffering(self._service, kind, clock())
             self.sufferings.append(suffering)
-            await self._strike(kind)
-            suffering.has_recovered = await self._recovered()
+            doomed = await self._strike(kind)
+            suffering.has_recovered = await self._recovered(doomed)
             suffering.ended = clock()
 
-    async def _strike(self, kind: str) -> None:
+    async def _strike(self, kind: str) -> int | None:
+        """The process group that cannot survive it, where that is certain."""
         status = await self._status()
-        names = [engine for engine in status["engines"] if engine["state"] == "ready"]
-        serving = [engine for engine in names if engine["name"] == status["engine"]]
-        chosen = self._dice.choice(names) if self._dice.random() < 0.2 else next(iter(serving), None)
+        ready = [engine for engine in status["engines"] if engine["state"] == "ready"]
+        serving = next((engine for engine in ready if engine["name"] == status["engine"]), None)
+        chosen = self._dice.choice(ready) if ready and self._dice.random() < _AT_RANDOM else serving
+        if chosen is None:
+            return None
         with suppress(psutil.Error):
-            for victim in psutil.Process(chosen["pid"]).children() if chosen else ():
-                if kind in BY_SIGNAL:
-                    victim.send_signal(BY_SIGNAL[kind])
-                else:
-                    await self._arm(victim, kind)
+            (victim,) = psutil.Process(chosen["pid"]).children()
+            if kind not in BY_SIGNAL:
+                await self._arm(victim, kind)
+                return None
+            victim.send_signal(BY_SIGNAL[kind])
+        return int(chosen["pid"])
 
     async def _arm(self, victim: psutil.Process, kind: str) -> None:
         arguments = victim.cmdline()
@@ -89,14 +94,14 @@ class Tormentor:
                         await response.read()
                 await asyncio.sleep(0 if armed is not fault else self._dice.uniform(0.5, 3.0))
 
-    async def _recovered(self) -> bool:
-        """Whether it was, and stayed so, within the time it has for that."""
+    async def _recovered(self, doomed: int | None) -> bool:
+        """Whether it was, and stayed so, within the time it has for that; one that is doomed may seem well first."""
         n_settled = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_RECOVERY_S):
                 while n_settled < _N_SETTLED:
                     await asyncio.sleep(_POLL_S)
-                    n_settled = n_settled + 1 if _is_settled(await self._status()) else 0
+                    n_settled = n_settled + 1 if _is_settled(await self._status(), doomed) else 0
                 return True
         return False
 
@@ -106,7 +111,9 @@ class Tormentor:
             return answer
 
 
-def _is_settled(status: dict[str, Any]) -> bool:
-    """The first engine serves, and nothing comes or goes."""
+def _is_settled(status: dict[str, Any], doomed: int | None) -> bool:
+    """The first engine serves, nothing comes or goes, and what is doomed is gone."""
     engines = status["engines"]
-    return engines[0]["name"] == status["engine"] and not any(engine["state"] in _MOVING for engine in engines)
+    is_moving = any(engine["state"] in _MOVING for engine in engines)
+    is_doomed_there = doomed is not None and any(engine["pid"] == doomed for engine in engines)
+    return engines[0]["name"] == status["engine"] and not is_moving and not is_doomed_there

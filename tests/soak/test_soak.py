@@ -93,7 +93,7 @@ def quiet_soak() -> Soak:
     soak.outcomes += [outcome("batch", 100 + at / 7, end=End.REFUSED) for at in range(7000)]
     soak.vitals = [vitals(float(at)) for at in range(100, 1100, 2)]
     soak.idle = [vitals(0.0), vitals(1200.0)]
-    soak.lags_s = [0.001]
+    soak.lags_s = [0.001] * 100
     return soak
 
 
@@ -120,6 +120,13 @@ def test_priority_that_is_not_held_is_a_violation() -> None:
     assert ["whole answer of ward" in problem for problem in violations(soak)] == [True]
     soak.equal_keys = True
     assert violations(soak) == []
+
+
+def test_priority_is_not_judged_where_the_machine_is_too_busy() -> None:
+    soak = quiet_soak()
+    soak.lags_s += [0.5] * 10
+    (problem,) = violations(soak)
+    assert "too busy" in problem
 
 
 def test_health_that_is_not_honest_is_a_violation() -> None:

@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 from backends.schema_types import LARGEST_INT, SMALLEST_INT
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.errors import (
+    ExpectationFailed,
     GatewayError,
     HeadersTooLarge,
     RequestTooSlow,
@@ -26,7 +27,7 @@ Json = dict[str, Any]
 SCHEMAS: Final = "#/components/schemas/"
 EVENT_STREAM: Final = "text/event-stream"
 
-_ANYWHERE: Final = (RequestTooSlow, WrongHost, TooManyConnections, HeadersTooLarge, ServerFull)
+_ANYWHERE: Final = (RequestTooSlow, ExpectationFailed, WrongHost, TooManyConnections, HeadersTooLarge, ServerFull)
 _ABOUT: Final = """\
 An OpenAI-compatible gateway over engines that take over from each other.
 

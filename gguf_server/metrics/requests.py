@@ -26,6 +26,8 @@ _QUEUE_S: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300,
 
 _GIVEN_CODES: Final = {
     "bad_body": "400",
+    "configuration_refused": "409",
+    "grammar_not_followed": "400",
     "images_not_supported": "400",
     "invalid_json": "400",
     "key_expired": "401",

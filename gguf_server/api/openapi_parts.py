@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 from backends.schema_types import LARGEST_INT, SMALLEST_INT
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.errors import (
+    ExpectationFailed,
     GatewayError,
     HeadersTooLarge,
     RequestTooSlow,
@@ -19,14 +20,14 @@ from gguf_server.errors import (
     TooManyConnections,
     WrongHost,
 )
-from gguf_server.limits.meters import Kind
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 
 Json = dict[str, Any]
 
 SCHEMAS: Final = "#/components/schemas/"
 EVENT_STREAM: Final = "text/event-stream"
 
-_ANYWHERE: Final = (RequestTooSlow, WrongHost, TooManyConnections, HeadersTooLarge, ServerFull)
+_ANYWHERE: Final = (RequestTooSlow, ExpectationFailed, WrongHost, TooManyConnections, HeadersTooLarge, ServerFull)
 _ABOUT: Final = """\
 An OpenAI-compatible gateway over engines that take over from each other.
 
@@ -39,15 +40,6 @@ Whatever the path, a connection or a request that the server does not want is an
 """
 
 ABOUT: Final = _ABOUT.format(anywhere=", ".join(f"{kind.status} `{kind.code}`" for kind in _ANYWHERE))
-
-RATE_LIMIT_HEADERS: Final = tuple(
-    f"x-ratelimit-{what}-{kind}" for kind in Kind for what in ("limit", "remaining", "reset")
-)
-_RATE_LIMITS: Final[dict[str, Json]] = {
-    "limit": {"description": "What the key may have, of the limit that is nearest.", "schema": {"type": "integer"}},
-    "remaining": {"description": "What is left of that.", "schema": {"type": "integer"}},
-    "reset": {"description": "When all of it is there again, as `6m0s`.", "schema": {"type": "string"}},
-}
 
 HEADERS: Final[dict[str, Json]] = {
     "x-request-id": {
@@ -63,10 +55,13 @@ HEADERS: Final[dict[str, Json]] = {
         "description": "Messages that were left out to make the rest fit; absent where none was.",
         "schema": {"type": "integer", "minimum": 1},
     },
+    **{
+        name: {"description": meaning, "schema": {"type": "string" if "-reset-" in name else "integer"}}
+        for name, meaning in RATE_LIMIT_HEADERS.items()
+    },
     "x-should-retry": {"description": "`false`: the same would happen again.", "schema": {"type": "string"}},
     "Retry-After": {"description": "Seconds after which to try again.", "schema": {"type": "integer", "minimum": 0}},
     "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
-    **{name: _RATE_LIMITS[name.split("-")[2]] for name in RATE_LIMIT_HEADERS},
     "Accept-Encoding": {"description": "The encodings that a body may have.", "schema": {"type": "string"}},
     "Allow": {"description": "The methods that the path takes.", "schema": {"type": "string"}},
 }

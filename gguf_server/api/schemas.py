@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-import orjson
 from pydantic import ConfigDict, Field, ValidationError
 
+from backends.json_body import read_json
 from backends.openai_schema import (
     ChatCompletionRequest,
     GenerationRequest,
@@ -70,8 +70,8 @@ class ChatForm(GenerationRequest, TemplateFields):
 def parse(kind: type[Body], raw: bytes) -> Body:
     """Raises `BadRequest` (not JSON, impossible values) and `WrongShape` (anything else)."""
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        body = read_json(raw)
+    except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
     return validate(kind, body)
 

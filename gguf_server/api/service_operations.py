@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from backends.openai_schema import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from gguf_server.api import answers, ops_answers
-from gguf_server.api.openapi_parts import RATE_LIMIT_HEADERS
 from gguf_server.api.operations import Answer, Operation, Tag
 from gguf_server.api.schemas import ChatForm
 from gguf_server.errors import (
@@ -21,10 +20,12 @@ from gguf_server.errors import (
     ModelNotFound,
     NotReady,
     Paused,
+    PermissionDenied,
     QueueFull,
     RequestsExceeded,
     TimedOut,
 )
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 from gguf_server.settings import ServiceSettings
 
 _TURN: Final[tuple[type[GatewayError], ...]] = (
@@ -189,4 +190,6 @@ class ServiceOperations:
         )
 
     def _operation(self, **fields: Any) -> Operation:
+        if fields.get("needs_key", True):
+            fields["errors"] = (PermissionDenied, *fields.get("errors", ()))
         return Operation(tag=self.tag, mount=self.mount, **fields)

@@ -12,6 +12,7 @@
     print          what was asked is printed as the message of an exception; nothing else happens
     garbage        bytes that are neither JSON nor an event, and the connection closes
     cut            the connection closes inside an event
+    slow           each word takes `s` seconds more while it is armed
     slow_start     `/health` is 503 for `s` seconds from now on
     exit_at_load   ends with `code` before it listens (at start only)
     none           disarms
@@ -29,6 +30,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,6 +49,7 @@ KINDS: Final = frozenset(
         "print",
         "garbage",
         "cut",
+        "slow",
         "slow_start",
         "exit_at_load",
     }
@@ -149,6 +152,10 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
         case "hang":
             await faults.changed.wait()
             return await strike(request, stream, n_words=n_words)
+        case "slow":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fault.s):
+                    await faults.changed.wait()
         case "error_event":
             return await _die(request, stream, fault.exit_after_s)
         case "repeat":

@@ -33,7 +33,7 @@ class AdminEngine(Answered):
     kind: str
     device: str
     phase: str
-    held: bool = Field(description="Whether it is kept from starting by what an operator asked.")
+    held: bool = Field(description="Whether it gets no new requests, since an operator wants it away or anew.")
     requests: int
     starts: int
     load_s: float | None

@@ -126,9 +126,9 @@ class Conflict(GatewayError):
     type = "invalid_request_error"
     code = "conflict"
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, code: str | None = None) -> None:
         # The SDKs would repeat it, and it would be as impossible.
-        super().__init__(message, headers={"x-should-retry": "false"})
+        super().__init__(message, code=code, headers={"x-should-retry": "false"})
 
 
 class BodyTooLarge(GatewayError):

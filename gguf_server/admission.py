@@ -49,6 +49,12 @@ class Admission:
     def n_queued(self) -> int:
         return self._turnstile.n_queued
 
+    def resize(self, max_concurrent: int, max_queue: int) -> None:
+        """Have other limits from now on; nobody is sent away."""
+        self._turnstile.max_running, self._turnstile.max_queued = max_concurrent, max_queue
+        while (waiter := self._turnstile.call()) is not None:
+            self._call(waiter)
+
     @asynccontextmanager
     async def permit(self, visitor: Visitor = ANYBODY) -> AsyncIterator[Place]:
         """Wait for a turn. Raises `QueueFull`, at once or when the place in the queue goes to a key that waits less.

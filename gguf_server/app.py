@@ -46,7 +46,8 @@ ROUTES: Final = web.AppKey("routes", LiveRoutes)
 def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application:
     """`mounts`: which service answers under which path; "" is the root, which lists the others where nobody has it."""
     max_body_bytes = gateway.settings.server.max_body_bytes
-    app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
+    traced = [gateway.tracing.middleware] if gateway.tracing is not None else []
+    app = web.Application(middlewares=[identify_and_log, *traced, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
     app[GUARDS] = gateway.guards
     app[CONDITIONS] = gateway.conditions
@@ -61,10 +62,12 @@ def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application
     return app
 
 
-def remount(app: web.Application, gateway: Gateway, mounts: Mapping[str, Service]) -> None:
-    """Let new requests find these services, and be as large as the gateway's settings now say."""
+def remount(
+    app: web.Application, gateway: Gateway, mounts: Mapping[str, Service], more: Sequence[web.RouteDef] = ()
+) -> None:
+    """Let new requests find these services and `more`, and be as large as the gateway's settings now say."""
     app._client_max_size = gateway.settings.server.max_body_bytes  # aiohttp reads it for each request
-    app[ROUTES].replace(routes_of(gateway, mounts))
+    app[ROUTES].replace([*more, *routes_of(gateway, mounts)])
 
 
 def routes_of(gateway: Gateway, mounts: Mapping[str, Service]) -> list[web.RouteDef]:

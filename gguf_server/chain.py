@@ -8,34 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from backends.base import Engine, EngineFailure
 from gguf_server.card_memory import Read
 from gguf_server.engine_client import EngineClient
-from gguf_server.errors import NotReady
-from gguf_server.failover import Decision, Phase, Rules, decide
-from gguf_server.forecast import Forecast
+from gguf_server.failover import Decision, Phase
+from gguf_server.forecast import Forecast, Policy
 from gguf_server.link import Link, memory_of
-from gguf_server.moves import FAILBACK, NOT_NEEDED, Moves
+from gguf_server.moves import FAILBACK, NOT_NEEDED, OPERATOR, Moves
+from gguf_server.offer import NoneLeft, Offer
 from gguf_server.planning import Held
+from gguf_server.preference import Preference, rules_of
 from gguf_server.serving import Hang, Serving
 from gguf_server.settings import FailoverSettings
 from gguf_server.stream_speed import Sample
 from gguf_server.trial import trying_out
+from gguf_server.wishes import Wishes, number_of, restart, switch
 
 _DYING_S: Final = 6.0  # vLLM answers 500 first and ends 3 to 5 s later
 
+Number = TypeVar("Number", int, int | None)
+
+__all__ = ["EngineChain", "NoneLeft"]
+
 log = structlog.get_logger("chain")
-
-
-class NoneLeft(Exception):
-    """Every engine of the chain was tried for this request, or none of the others can be had."""
 
 
 async def _cause(engine: Engine, failure: EngineFailure) -> EngineFailure:
@@ -61,7 +63,8 @@ class EngineChain:
     """`run` is the owner; everything else may be called by anybody.
 
     `read_cards` tells what the cards hold (`gguf_server.gpus.read`); None on a machine without. `forecasts`: one for
-    each engine, in their order.
+    each engine, in their order. `model`: what the engines call theirs, where they do not know it themselves.
+    `is_awaited`: requests that come before it is up are to wait, and not to be refused.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class EngineChain:
         settings: FailoverSettings | None = None,
         read_cards: Read | None = None,
         forecasts: Sequence[Forecast] | None = None,
+        model: str | None = None,
+        is_awaited: bool = False,
     ) -> None:
         plans = forecasts or [Forecast() for _ in engines]
         self.links = [
@@ -82,63 +87,88 @@ class EngineChain:
         self.moves = Moves([link.engine for link in self.links])
         self._service = service
         self._settings = settings or FailoverSettings()
-        self._rules = Rules(
-            warm_standby=warm_standby,
-            failback=self._settings.failback,
-            failback_after_s=self._settings.failback_after_s,
-            failback_longest_s=self._settings.failback_longest_s,
-            stable_after_s=self._settings.stable_after_s,
-        )
-        self._first = 0
-        self._is_swapping = False
-        self._is_exhausted = False
-        self._is_closing = False
+        self._rules = rules_of(self._settings, warm_standby=warm_standby)
+        self._preference = Preference(self.links)
+        self._offer = Offer(service, self.links, self._preference, is_awaited=is_awaited)
         self._poke = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._wishes = Wishes(self._poke)
+        self.model = model
+        self.successor: EngineChain | None = None
+        self.is_exhausted = False
+        """Every engine has failed, and none is about to be tried again just now."""
 
     @property
     def serving(self) -> Serving | None:
-        """The first engine of the chain that is up."""
-        return next((link.serving for link in self.links if link.serving is not None), None)
+        return self._offer.serving
+
+    @property
+    def pinned(self) -> Link | None:
+        """The engine that an operator wants before the others."""
+        number = self._preference.pinned
+        return None if number is None else self.links[number]
 
     @property
     def is_loading(self) -> bool:
-        return any(link.phase is Phase.STARTING for link in self.links)
+        return self._offer.is_loading
 
     def require(self) -> Serving | None:
-        """The engine that serves; None where one engine has just made room for another, which `acquire` waits for.
-
-        Raises `NotReady` while no engine can answer.
-        """
-        serving = self.serving
-        if serving is None and not self._is_swapping:
-            why = "the model is loading" if self.is_loading else "no engine could be started"
-            raise NotReady(f"{self._service}: {why}", retry_after_s=2 if self.is_loading else 10)
-        return serving
+        """See `Offer.require`."""
+        return self._offer.require()
 
     async def acquire(self, tried: Collection[Engine] = ()) -> Serving:
-        """The first engine up that was not tried, once there is one. Raises `NoneLeft`. Safe to cancel."""
-        since = asyncio.get_running_loop().time()
-        while True:
+        """See `Offer.acquire`."""
+        return await self._offer.acquire(tried)
+
+    async def wait_changed(self) -> None:
+        await self._offer.wait_changed()
+
+    async def wait_unused(self) -> None:
+        """Return once no request is with any of the engines."""
+        await self._offer.wait_unused()
+
+    async def restart(self, engine: str) -> str:
+        """See `wishes.restart`."""
+        return await self._wishes.ask(lambda: self._granted(restart, number_of(engine, self.links)))
+
+    async def switch(self, engine: str | None) -> str:
+        """See `wishes.switch`."""
+        number = None if engine is None else number_of(engine, self.links)
+        return await self._wishes.ask(lambda: self._granted(switch, number))
+
+    async def adopt(self, settings: FailoverSettings, *, warm_standby: bool, plan: Policy) -> None:
+        """Go by other rules from now on."""
+
+        def change() -> None:
+            self._settings, self._rules = settings, rules_of(settings, warm_standby=warm_standby)
             for link in self.links:
-                if link.serving is not None and link.engine not in tried:
-                    return link.serving
-            if not self._may_come(tried, since):
-                raise NoneLeft
-            await self._changed.wait()
+                link.forecast.policy = plan
+                if link.serving is not None:
+                    link.serving.rules = settings
 
-    def _may_come(self, tried: Collection[Engine], since: float) -> bool:
-        """Whether an engine that was not tried is on its way, or may be once a suspect one is judged.
+        await self._wishes.ask(change)
 
-        One that has failed to start since then is not waited for any longer.
-        """
-        others = [link for link in self.links if link.engine not in tried]
-        if any(link.phase is Phase.STARTING for link in others):
-            return True
-        up = [link.serving for link in self.links if link.serving is not None]
-        if up:
-            return any(serving.is_suspect for serving in up)
-        return any(link.may_yet_start(since) for link in others)
+    def expect_no_more(self) -> None:
+        """Requests are not to wait any longer for what has not come."""
+        self._offer.is_awaited = False
+        self._offer.tell()
+
+    def succeed_by(self, successor: EngineChain) -> None:
+        """Whom nothing here can answer any more is to ask there."""
+        self.successor = successor
+        self._offer.has_successor = True
+        self._offer.tell()
+
+    def close(self) -> None:
+        """Grant and promise nothing more."""
+        self._offer.is_closed = True
+        self._wishes.close()
+        self._offer.tell()
+
+    def _granted(self, wish: Callable[[Sequence[Link], Preference, Number], str], number: Number) -> str:
+        told = wish(self.links, self._preference, number)
+        self._offer.is_swapping |= any(link.is_held for link in self.links)
+        self._note_serving(OPERATOR)
+        return told
 
     async def run(self) -> None:
         """Keep one engine serving until cancelled, which ends all."""
@@ -147,23 +177,23 @@ class EngineChain:
             try:
                 while True:
                     self._poke.clear()
+                    self._wishes.grant()
                     decision = self._decide()
                     if decision.swap_to is not None:
-                        if not await self._has_room_after(decision.swap_to, decision.end):
+                        if not await self._has_room_after(decision.swap_to, (*decision.end, *decision.hold)):
                             continue
                         decision = self._decide()  # a request may have come meanwhile
                     self._apply(decision, lives)
-                    self._tell_waiters()
+                    self._offer.tell()
                     timeout_s = None if decision.wake_at is None else max(0.0, decision.wake_at - loop.time())
                     with suppress(TimeoutError):
                         async with asyncio.timeout(timeout_s):
                             await self._poke.wait()
             finally:
-                self._is_closing = True
+                self.close()
 
     def _decide(self) -> Decision:
-        views = [link.view() for link in self.links]
-        return decide(views, self._rules, now=asyncio.get_running_loop().time(), first=self._first)
+        return self._preference.decide(self._rules, now=asyncio.get_running_loop().time())
 
     async def _has_room_after(self, number: int, ended: Sequence[int]) -> bool:
         """Whether an engine would fit in what these give back: asked before they make room for it, not afterwards."""
@@ -179,13 +209,19 @@ class EngineChain:
 
     def _apply(self, decision: Decision, lives: asyncio.TaskGroup) -> None:
         if decision.swap_to is not None:
-            self._is_swapping, self._first = True, decision.swap_to
+            self._offer.is_swapping = True
+            self._preference.begin_with(decision.swap_to)
         elif decision.serve is not None:
-            self._is_swapping, self._first = False, (decision.serve + 1) % len(self.links)
-        if decision.is_exhausted and not self._is_exhausted:
-            self._is_swapping = False
+            self._offer.is_swapping = False
+            self._preference.begin_after(decision.serve)
+        if decision.is_exhausted and not self.is_exhausted:
+            self._offer.is_swapping = False
             log.error("no engine could be started", service=self._service)
-        self._is_exhausted = decision.is_exhausted
+        self.is_exhausted = decision.is_exhausted
+        for number in decision.hold:
+            self.links[number].is_held = True
+            self._note_serving(OPERATOR)
+            self._poke.set()
         for number in decision.end:
             link = self.links[number]
             self._tell("engine not needed any more", link)
@@ -196,10 +232,6 @@ class EngineChain:
             link = self.links[number]
             link.become(Phase.STARTING)
             link.life = lives.create_task(self._live(number), name=f"engine {self._service} {link.engine.name}")
-
-    def _tell_waiters(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     def _withdraw(self, link: Link, why: str) -> None:
         """Nothing new goes to an engine from here on."""
@@ -231,7 +263,7 @@ class EngineChain:
         finally:
             link.become(Phase.ENDING)
             await _end(link.engine)
-            if link.memory is not None and not self._is_closing:
+            if link.memory is not None and not self._offer.is_closed:
                 await link.memory.returned()
             link.become(Phase.DOWN)
             self._poke.set()
@@ -289,7 +321,7 @@ class EngineChain:
         link = self.links[number]
         link.note(failure, asyncio.get_running_loop().time(), was_stable=was_stable)
         if self.serving is None:
-            self._first = (number + 1) % len(self.links)
+            self._preference.begin_after(number)
         told = {"reason": str(failure.reason), "detail": failure.detail, "exit_code": failure.exit_code}
         self._tell("engine failed", link, level=logging.WARNING, **told)
 

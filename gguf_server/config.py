@@ -79,6 +79,13 @@ def load(
     return settings
 
 
+def files(config: Path | None, presets: Sequence[str], environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """What `load` reads, or would read if it were there."""
+    named = environ.get(CONFIG_VARIABLE)
+    path = config or (None if presets else Path(named) if named else DEFAULT_FILE)
+    return () if path is None else (path,)
+
+
 def deep_merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Table:
     """`base` with `over` on top: tables merge, everything else replaces. Neither argument is changed."""
     merged = dict(base)
@@ -112,8 +119,11 @@ def preset_names() -> tuple[str, ...]:
 
 def read_preset(name: str) -> Table:
     """The service table of a preset; `name` is one of `preset_names()`."""
-    text = resources.files("gguf_server").joinpath("presets", f"{name}.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return tomllib.loads(preset_file(name).read_text(encoding="utf-8"))
+
+
+def preset_file(name: str) -> Path:
+    return Path(str(resources.files("gguf_server").joinpath("presets", f"{name}.toml")))
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:

@@ -8,7 +8,8 @@ final.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from gguf_server.engine_client import EngineError, Fault
 from gguf_server.errors import BadRequest, EngineBroke, GatewayError
 from gguf_server.relay import EventStream, Rewrite
 from gguf_server.service import Prepared
-from gguf_server.serving import Serving
+from gguf_server.serving import Serving, Use
+from gguf_server.trace import UNTRACED, Tell, Trace
 
 Prepare = Callable[[Serving], Awaitable[Prepared]]
 
@@ -47,16 +49,20 @@ class Dispatch:
     engine gave.
     """
 
-    def __init__(self, chain: EngineChain, path: str, prepare: Prepare, request_id: str) -> None:
+    def __init__(
+        self, chain: EngineChain, path: str, prepare: Prepare, request_id: str, trace: Trace = UNTRACED
+    ) -> None:
         self._chain = chain
         self._path = path
         self._prepare = prepare
         self._request_id = request_id
+        self._trace = trace
         self._prepared: Prepared | None = None
         self._tried: list[Engine] = []
         self._last: Serving | None = None
         self._fault: Fault | None = None
         self._was_repeated = False
+        self._moved: dict[str, Any] = {}
         self.n_failovers = 0
         self.gap_s: float | None = None
 
@@ -70,12 +76,13 @@ class Dispatch:
         while True:
             serving = await self._next_engine()
             try:
-                async with serving.use():
+                async with self._using(serving) as (_, tell):
                     prepared = await self._prepare_once(serving)
-                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"}
+                    body = {key: value for key, value in prepared.body.items() if key != "stream_options"} | self._moved
                     _check_dialect(serving, body)
                     answer = await serving.client.answer(self._path, body, self._request_id)
                     answer = dialects.without_beginning(serving.client.endpoint.dialect, body, answer)
+                    tell(answer.get("usage") or {})
             except EngineError as error:
                 self._note_failure(serving, error)
                 continue
@@ -91,7 +98,7 @@ class Dispatch:
         while True:
             serving = await self._next_engine()
             try:
-                async with serving.use() as use:
+                async with self._using(serving) as (use, tell):
                     attempt = await self._attempt(serving, stream, begun)
                     if attempt is None:
                         return
@@ -100,6 +107,7 @@ class Dispatch:
                     sending = serving.client.stream(self._path, attempt.body, self._request_id, use)
                     async with sending as chunks:
                         await stream.relay(chunks, attempt.rewrite)
+                    tell(stream.usage)
             except EngineError as error:
                 begun = continuation.read(stream.sent)
                 self._note_failure(serving, error)
@@ -115,12 +123,19 @@ class Dispatch:
                 serving.succeeded()
             return
 
+    @asynccontextmanager
+    async def _using(self, serving: Serving) -> AsyncIterator[tuple[Use, Tell]]:
+        """Held while that engine is asked."""
+        with self._trace.attempt(serving.engine.name, serving.engine.kind) as tell:
+            async with serving.use() as use:
+                yield use, tell
+
     async def _attempt(self, serving: Serving, stream: EventStream, begun: Begun) -> Attempt | None:
         """What to ask this engine; None where the answer was already as long as it may be, and was ended."""
         prepared = await self._prepare_once(serving)
         _check_dialect(serving, prepared.body)
         asked = prepared.body.get("stream_options") or {}
-        body = {**prepared.body, "stream": True, "stream_options": {**asked, "include_usage": True}}
+        body = {**prepared.body, **self._moved, "stream": True, "stream_options": {**asked, "include_usage": True}}
         if not stream.is_open:
             return Attempt(serving, prepared, body)
         seam = Seam(begun.head, serving.engine.name, self.n_failovers)
@@ -171,6 +186,8 @@ class Dispatch:
 
     async def _next_engine(self) -> Serving:
         """Raises `NotReady` where nobody was asked yet, `EngineBroke` where all who could be failed."""
+        if self._last is None:
+            self._go_where_new_requests_go()
         try:
             serving = await self._acquire()
         except GatewayError:
@@ -182,10 +199,20 @@ class Dispatch:
         self._last = serving
         return serving
 
+    def _go_where_new_requests_go(self) -> None:
+        """The service may have other engines by now, which call the model their own name."""
+        while self._chain.successor is not None:
+            self._chain = self._chain.successor
+            self._moved = {} if self._chain.model is None else {"model": self._chain.model}
+            self._fault = None  # moves are counted within a chain
+
     async def _acquire(self) -> Serving:
         try:
             return await self._chain.acquire(self._tried)
         except NoneLeft:
+            if self._chain.successor is not None:
+                self._go_where_new_requests_go()
+                return await self._acquire()
             return self._same_again()
 
     def _note_move(self, target: Engine | None) -> None:

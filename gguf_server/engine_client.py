@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -24,6 +26,10 @@ _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
 _MAX_METRICS_BYTES: Final = 8 << 20
+
+
+TRACE_HEADERS: Final[ContextVar[Mapping[str, str]]] = ContextVar("trace_headers", default=MappingProxyType({}))
+"""Go along with what is asked of an engine, so that its spans are found below the gateway's."""
 
 
 class Fault(StrEnum):
@@ -172,7 +178,7 @@ class EngineClient:
 
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id, **TRACE_HEADERS.get()}
         if path.startswith(_ASKING):
             body = translate(self.endpoint.dialect, body)
         if self.endpoint.model is not None:

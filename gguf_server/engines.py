@@ -36,6 +36,25 @@ def build(service: ServiceSettings, runtime_dir: Path) -> list[Engine]:
     return [_build_one(engine, service, runtime_dir) for engine in service.engines]
 
 
+def blueprint(service: ServiceSettings) -> tuple[object, ...]:
+    """What the engines are asked to be: equal for settings that make the same chain."""
+    return tuple((engine.name, _spec(engine, service)) for engine in service.engines)
+
+
+def _spec(engine: EngineSettings, service: ServiceSettings) -> object:
+    nowhere = Path()
+    match engine:
+        case LlamaCppEngineSettings():
+            return _llamacpp_spec(engine, service, nowhere)
+        case VllmEngineSettings():
+            return _vllm_spec(engine, service, nowhere)
+        case LlamaServerEngineSettings():
+            return _llama_server_spec(engine, service, nowhere)
+        case OpenAIEngineSettings():
+            return _external_spec(engine, service)
+    assert_never(engine)
+
+
 def forecasts(service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> list[Forecast]:
     """One for each engine of the chain. Nothing is planned yet."""
     return [_forecast(engine, service, runtime_dir, read_cards) for engine in service.engines]

@@ -10,6 +10,10 @@ Of the engines that are up the first in the chain serves. Where none is, the nex
 pause that grows with its failures in a row. While one serves, the ones before it are tried again in the background
 (after longer pauses), and with a warm standby one after it is kept up as well. Two engines that need the same card
 are never up together: to go back from one to the other, the one that serves is ended first, and only while idle.
+
+What an operator wants goes before that: an engine that is wanted is started at once, and those in its way are held,
+which get nothing new and are ended as soon as what they do is done. While nothing but held ones are up, nothing else
+is started: the requests of that time wait.
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ class LinkView:
 
     `n_failures`: in a row. `card`: index of the one it computes on, `ANY_CARD` where that is not said, None for none.
     `is_hopeless`: it failed for a reason that another try will not mend. `idle_since` and `up_since` while it is up.
+    `is_wanted`: an operator's wish, until it is up or has failed. `is_held`: nothing new goes to it.
     """
 
     phase: Phase = Phase.DOWN
@@ -60,18 +65,21 @@ class LinkView:
     card: int | None = None
     up_since: float = 0.0
     idle_since: float | None = None
+    is_wanted: bool = False
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Numbers of engines to start and to end now. `wake_at`: when time alone may change the answer.
+    """Numbers of engines to start, to end and to hold now. `wake_at`: when time alone may change the answer.
 
-    `swap_to`: one of `end` makes room for this one. `is_exhausted`: nothing is up and nothing is about to be.
+    `swap_to`: some of `end` or `hold` make room for this one. `is_exhausted`: nothing is up and nothing is about to be.
     """
 
     serve: int | None
     start: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
+    hold: tuple[int, ...] = ()
     swap_to: int | None = None
     wake_at: float | None = None
     is_exhausted: bool = False
@@ -79,29 +87,36 @@ class Decision:
 
 def decide(links: Sequence[LinkView], rules: Rules, *, now: float, first: int = 0) -> Decision:
     """What to do now. `first`: with nothing up, the engine that is wanted most; those after it come before the rest."""
-    up = _in_phase(links, Phase.UP)
+    up = _serving(links)
+    held = [i for i, link in enumerate(links) if link.is_held]
+    done = [i for i in held if links[i].phase is Phase.UP and links[i].idle_since is not None]
     if not up:
-        return _without_any(links, rules, now=now, first=first)
+        return Decision(None, end=tuple(done)) if held else _without_any(links, rules, now=now, first=first)
     serve = up[0]
     wake: list[float] = []
     end, may_end_at = _superfluous(links, rules, serve, now)
+    end += done
     wake += may_end_at
     start: list[int] = []
+    hold: list[int] = []
     swap_to: int | None = None
-    if rules.failback and not _in_phase(links[:serve], Phase.STARTING):
+    if not _in_phase(links[:serve], Phase.STARTING):
         better, at = _better(links, rules, serve, now)
         wake += at
         if better is not None:
             rivals = _rivals(links, better)
             if not rivals:
                 start.append(better)
+            elif links[better].is_wanted:
+                hold = [i for i in rivals if links[i].phase is Phase.UP and not links[i].is_held]
+                swap_to = better if hold else None
             elif all(links[i].phase is Phase.UP for i in rivals):
                 swap_to, end = better, [*end, *rivals]
     if rules.warm_standby and swap_to is None:
         standby, at = _standby(links, rules, serve, now, also=start)
         start += standby
         wake += at
-    return Decision(serve, tuple(start), tuple(end), swap_to, min(wake, default=None))
+    return Decision(serve, tuple(start), tuple(end), tuple(hold), swap_to, min(wake, default=None))
 
 
 def restart_at(link: LinkView) -> float:
@@ -144,7 +159,7 @@ def _without_any(links: Sequence[LinkView], rules: Rules, *, now: float, first: 
 
 def _superfluous(links: Sequence[LinkView], rules: Rules, serve: int, now: float) -> tuple[list[int], list[float]]:
     """Engines up behind the one that serves, idle and not wanted as a standby, once that one has proved stable."""
-    others = [i for i in _in_phase(links, Phase.UP) if i != serve]
+    others = [i for i in _serving(links) if i != serve]
     if rules.warm_standby:
         others = others[1:]
     stable_at = links[serve].up_since + rules.stable_after_s
@@ -158,6 +173,10 @@ def _better(links: Sequence[LinkView], rules: Rules, serve: int, now: float) -> 
     wake: list[float] = []
     for i in range(serve):
         if links[i].phase is not Phase.DOWN:
+            continue
+        if links[i].is_wanted:
+            return i, wake
+        if not rules.failback:
             continue
         rivals = _rivals(links, i)
         if rivals and links[i].is_hopeless:
@@ -188,6 +207,11 @@ def _standby(
             return [i], wake
         wake.append(at)
     return [], wake
+
+
+def _serving(links: Sequence[LinkView]) -> list[int]:
+    """Those that new requests may go to."""
+    return [i for i in _in_phase(links, Phase.UP) if not links[i].is_held]
 
 
 def _in_phase(links: Sequence[LinkView], phase: Phase) -> list[int]:

@@ -50,7 +50,7 @@ class Forecast:
         self.objection: str | None = None
         self.held = _NOTHING
         self.speed = SpeedRecord()
-        self._make = None if policy == "off" else make
+        self._make = make
         self._memory = memory
         self._was_slow = False
 
@@ -59,7 +59,7 @@ class Forecast:
         self.held, self.speed, self._was_slow = _NOTHING, SpeedRecord(), False
         await asyncio.to_thread(self._plan, coming_back)
         self.objection = None
-        if self._make is None:
+        if self._make is None or self.policy == "off":
             return None
         failure = may_try(self.plan, self.room)
         if failure is not None and self.policy == "enforce" and self.plan.is_binding:
@@ -128,7 +128,9 @@ class Forecast:
     def _plan(self, coming_back: Held) -> None:
         if self._memory is not None:
             self.room = self._memory.room().plus(coming_back.gpu_bytes or 0, coming_back.host_bytes or 0)
-        if self._make is not None:
+        if self.policy == "off":
+            self.plan = _OFF
+        elif self._make is not None:
             self.plan = self._made(self._make, self.room, EnginePlan())
 
     @staticmethod

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aiohttp import web
 
 from gguf_server.audit.prompt_hash import PromptHasher
 from gguf_server.conditions import Condition, Guard
@@ -16,12 +19,18 @@ from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
 
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
+
 
 @dataclass(slots=True)
 class Gateway:
     """`services` by the names that the configuration gives them.
 
-    `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests are audited.
+    They and the `settings` change while the server runs: whoever needs them asks for each request. `retiring` are
+    services that are gone but for what they still have to answer; `shared_routes` what the shared listener offers
+    besides services. `conditions` are by the names of the parts whose they are; `prompt_hasher` is there while requests
+    are audited.
     """
 
     settings: Settings
@@ -29,14 +38,17 @@ class Gateway:
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
     metrics_key: MetricsKey | None = None
+    tracing: Tracing | None = None
     limiter: Limiter = field(default_factory=Limiter)
     exposition: Exposition = field(init=False)
     guards: list[Guard] = field(default_factory=list)
     conditions: dict[str, Condition] = field(default_factory=dict)
     prompt_hasher: PromptHasher | None = None
+    retiring: list[Service] = field(default_factory=list)
+    shared_routes: list[web.RouteDef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.exposition = Exposition(self.settings.metrics)
+        self.exposition = Exposition(self.settings.metrics, self.conditions, self.limiter)
         self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property

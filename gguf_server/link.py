@@ -30,7 +30,7 @@ class Link:
     """`n_failures` counts those in a row, `failures` all of them by reason.
 
     `memory` is that of the card it computes on; None where it uses none. `refusal`: why its plan was against the last
-    try, which was not made.
+    try, which was not made. `is_wanted` and `is_held` are an operator's doing, as `gguf_server.failover` takes them.
     """
 
     engine: Engine
@@ -46,6 +46,8 @@ class Link:
     failed_at: datetime | None = None
     load_s: float | None = None
     life: asyncio.Task[None] | None = None
+    is_wanted: bool = False
+    is_held: bool = False
     _failed_at_s: float = 0.0
     _is_hopeless: bool = False
 
@@ -58,11 +60,27 @@ class Link:
     def state(self) -> EngineState:
         return self.engine.state if self.refusal is None else EngineState.FAILED
 
+    @property
+    def offered(self) -> Serving | None:
+        """What new requests may have of it."""
+        return None if self.is_held else self.serving
+
     def become(self, phase: Phase) -> None:
         self.phase = phase
         self.since = datetime.now(UTC)
+        if phase is Phase.UP:
+            self.is_wanted = False
+        elif phase is Phase.DOWN:
+            self.is_held = False
+
+    def want(self) -> None:
+        """Start it as soon as may be, whatever was the matter with it before."""
+        self.is_wanted = True
+        self.n_failures = 0
+        self._is_hopeless = False
 
     def note(self, failure: EngineFailure, now: float, *, was_stable: bool) -> None:
+        self.is_wanted = False
         self.n_failures = 1 if was_stable else self.n_failures + 1
         self.failures[failure.reason] = self.failures.get(failure.reason, 0) + 1
         self._is_hopeless = failure.reason in _HOPELESS
@@ -83,6 +101,8 @@ class Link:
             card=card if self.memory is not None else None,
             up_since=self.serving.up_since if self.serving else 0.0,
             idle_since=self.serving.idle_since if self.serving else None,
+            is_wanted=self.is_wanted,
+            is_held=self.is_held,
         )
 
 

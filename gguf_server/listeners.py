@@ -74,9 +74,11 @@ class Listeners:
     def update(self) -> None:
         """Show every listener the services that are the gateway's now, and close those that nobody wants any more."""
         wanted = mounts_by_port(self._gateway)
+        self._entrance.connections.limits = self._gateway.settings.connections
         for port, listener in list(self._open.items()):
             if port in wanted:
-                remount(listener.app, self._gateway, wanted[port])
+                is_shared = port == self._gateway.settings.server.port
+                remount(listener.app, self._gateway, wanted[port], self._gateway.shared_routes if is_shared else ())
             else:
                 closing = asyncio.create_task(_close_when_done(self._open.pop(port)), name=f"close port {port}")
                 self._closing.add(closing)

@@ -18,6 +18,7 @@ _SAME_S: Final = 60.0
 
 FAILBACK: Final = "failback"
 NOT_NEEDED: Final = "not_needed"
+OPERATOR: Final = "operator"
 
 
 class Scope(StrEnum):

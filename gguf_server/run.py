@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ import structlog
 from backends.quiet_logging import quiet_loop
 from gguf_server import config, engines, gpus, keys
 from gguf_server.admission import Admission
+from gguf_server.api.admin import AdminApi
 from gguf_server.audit.secret import AuditError
 from gguf_server.bookkeeping import keeping_books
 from gguf_server.card_memory import Read
@@ -26,21 +28,27 @@ from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing, KeysError
 from gguf_server.limits.configured import LimitsError, limiting
-from gguf_server.listeners import listening
+from gguf_server.listeners import Listeners, listening
 from gguf_server.listening.tls import TlsError
 from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key
 from gguf_server.metrics.listener import metrics_listening
+from gguf_server.reload.lives import Lives
+from gguf_server.reload.reloader import Reloader
+from gguf_server.reload.roster import MakeChain, Roster
+from gguf_server.reload.source import Source
+from gguf_server.reload.watch import watch
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 from gguf_server.systemd import tell_ready, tell_stopping
+from gguf_server.tracing_switch import TracingUnavailable, tracing
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
 
 log = structlog.get_logger("server")
 
 
-def serve(settings: Settings) -> int:
-    """Serve until told to stop; returns the exit status."""
+def serve(settings: Settings, source: Source) -> int:
+    """Serve until told to stop, and go by what `source` says whenever that changes; returns the exit status."""
     try:
         keyring = open_keyring(settings)
         metrics_key = open_key(settings.metrics)
@@ -55,8 +63,8 @@ def serve(settings: Settings) -> int:
         )
         return 2
     try:
-        asyncio.run(_run(settings, keyring, metrics_key))
-    except (AuditError, LimitsError) as error:
+        asyncio.run(_run(settings, keyring, metrics_key, source))
+    except (AuditError, LimitsError, TracingUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -70,17 +78,23 @@ def serve(settings: Settings) -> int:
 
 def open_keyring(settings: Settings) -> KeyRing | None:
     """The keys this server knows. On a loopback address the first start makes one; elsewhere None means "refuse"."""
-    path = settings.server.keys_file or keys.default_path()
-    extra = keys.tokens_in(os.environ.get(config.KEYS_VARIABLE, ""))
-    admins = keys.tokens_in(os.environ.get(config.ADMIN_KEYS_VARIABLE, ""))
-    keyring = KeyRing(path, extra, admins)
+    keyring = read_keyring(settings)
     if keyring.has_keys:
         return keyring
     if not config.is_loopback(settings.server.host):
         return None
+    path = settings.server.keys_file or keys.default_path()
     _, token = keys.create(path, "first")
     _print_first_key(settings, path, token)
-    return KeyRing(path, extra, admins)
+    return read_keyring(settings)
+
+
+def read_keyring(settings: Settings) -> KeyRing:
+    """The keys of the file and of the environment. Raises `KeysError`."""
+    users, admins = (
+        keys.tokens_in(os.environ.get(name, "")) for name in (config.KEYS_VARIABLE, config.ADMIN_KEYS_VARIABLE)
+    )
+    return KeyRing(settings.server.keys_file or keys.default_path(), users, admins)
 
 
 def _print_first_key(settings: Settings, path: Path, token: str) -> None:
@@ -98,45 +112,76 @@ def _print_first_key(settings: Settings, path: Path, token: str) -> None:
     )
 
 
-async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None) -> None:
+async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | None, source: Source) -> None:
     stop = asyncio.Event()
     quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
+        traces = await opened.enter_async_context(tracing(settings.tracing))
         runtime_dir = opened.enter_context(_runtime_dir())
         read_cards = gpus.read if gpus.read() is not None else None
-        services = [
-            Service(name, of, _chain(name, of, runtime_dir, read_cards), Admission(of.max_concurrent, of.max_queue))
+        make_chain = partial(_chain, runtime_dir, read_cards)
+        services = {
+            name: Service(name, of, make_chain(name, of), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
-        ]
-        by_name = {service.name: service for service in services}
-        gateway = Gateway(settings, keyring, by_name, metrics_key=metrics_key, limiter=limiter)
+        }
+        gateway = Gateway(settings, keyring, services, metrics_key=metrics_key, tracing=traces, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         async with (
             keeping_books(gateway),
-            listening(gateway),
+            listening(gateway) as listeners,
             metrics_listening(gateway),
             asyncio.TaskGroup() as owners,
         ):
-            chains = [owners.create_task(service.chain.run()) for service in services]
+            lives = Lives(owners)
+            _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
             tell_ready(len(services))
             await stop.wait()
             tell_stopping(settings.server.drain_s)
             stop.clear()
-            await drain(services, settings.server.drain_s, hurry=stop)
-            for chain in chains:
-                chain.cancel()
+            every = [*gateway.services.values(), *gateway.retiring]
+            await drain(every, gateway.settings.server.drain_s, hurry=stop)
+            lives.cancel()
 
 
-def _chain(name: str, service: ServiceSettings, runtime_dir: Path, read_cards: Read | None) -> EngineChain:
+def _govern(
+    gateway: Gateway,
+    listeners: Listeners,
+    lives: Lives,
+    make_chain: MakeChain,
+    source: Source,
+    *,
+    has_cards: bool,
+) -> None:
+    """Start the engines, and let signals, files and admins change what the server is."""
+    roster = Roster(gateway, lives, make_chain, listeners.update)
+    reloader = Reloader(gateway, roster, listeners, load=source.load, open_keyring=read_keyring, has_cards=has_cards)
+    gateway.shared_routes += AdminApi(gateway, roster, reloader).routes()
+    listeners.update()
+    roster.start()
+    _ = lives.begin(reloader.run(), "reloads")
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.ask, "SIGHUP")
+
+    def file_changed() -> None:
+        if gateway.settings.server.watch:
+            reloader.ask("file change")
+
+    _ = lives.begin(watch(lambda: source.files(gateway.settings), file_changed), "watch of files")
+
+
+def _chain(
+    runtime_dir: Path, read_cards: Read | None, name: str, settings: ServiceSettings, *, is_awaited: bool = False
+) -> EngineChain:
     return EngineChain(
         name,
-        engines.build(service, runtime_dir),
-        warm_standby=service.standby == "warm",
-        settings=service.failover,
+        engines.build(settings, runtime_dir),
+        warm_standby=settings.standby == "warm",
+        settings=settings.failover,
         read_cards=read_cards,
-        forecasts=engines.forecasts(service, runtime_dir, read_cards),
+        forecasts=engines.forecasts(settings, runtime_dir, read_cards),
+        model=settings.model,
+        is_awaited=is_awaited,
     )
 
 

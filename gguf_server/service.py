@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backends.openai_schema import (
@@ -19,7 +19,7 @@ from backends.openai_schema import (
 from gguf_server import context, images
 from gguf_server.admission import Admission, Place
 from gguf_server.chain import EngineChain
-from gguf_server.errors import BadRequest, Draining, ModelNotFound, TimedOut
+from gguf_server.errors import BadRequest, Draining, ModelNotFound, NotFound, Paused, TimedOut
 from gguf_server.live_figures import LiveFigures, Writing
 from gguf_server.serving import Serving
 from gguf_server.settings import ServiceSettings
@@ -89,8 +89,13 @@ class Totals:
     n_unknown_fields: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Service:
+    """A request stays with the one it began with: settings and engines of the same moment.
+
+    `successor`: the one that takes the requests which come after.
+    """
+
     name: str
     settings: ServiceSettings
     chain: EngineChain
@@ -99,17 +104,42 @@ class Service:
     figures: LiveFigures = field(default_factory=LiveFigures)
     started_at: float = field(default_factory=time.time)
     draining: bool = False
+    is_paused: bool = False
+    is_gone: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    successor: Service | None = None
     _deadlines: set[asyncio.Timeout] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.idle.set()
+        if not self._deadlines:
+            self.idle.set()
+
+    @property
+    def current(self) -> Service:
+        """What this service has become since, for requests that have not begun."""
+        service = self
+        while service.successor is not None:
+            service = service.successor
+        return service
+
+    @property
+    def takes_requests(self) -> bool:
+        return not (self.draining or self.is_paused)
+
+    def become(self, settings: ServiceSettings, chain: EngineChain) -> Service:
+        """Hand over to the same service under other settings, or with other engines; requests are counted together."""
+        self.successor = replace(self, settings=settings, chain=chain)
+        return self.successor
 
     @asynccontextmanager
     async def turn(self, visitor: Visitor = ANYBODY) -> AsyncIterator[Place]:
         """A request's time: in the queue, then computing. Raises `Draining`, `QueueFull` and `TimedOut`."""
+        if self.is_gone:
+            raise NotFound("this service is not offered any more")
         if self.draining:
             raise Draining("the server is shutting down", retry_after_s=5)
+        if self.is_paused:
+            raise Paused("an operator has this service take no requests for now", retry_after_s=10)
         self.totals.n_requests += 1
         timeout = asyncio.timeout(self.settings.timeout_s)
         self._deadlines.add(timeout)
@@ -120,7 +150,7 @@ class Service:
         except TimeoutError:
             if not timeout.expired():
                 raise
-            if self.draining:
+            if self.current.draining:
                 raise Draining("the server shut down before the answer was finished", retry_after_s=5) from None
             raise TimedOut(f"the request ran longer than {self.settings.timeout_s:g} s") from None
         finally:

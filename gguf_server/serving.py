@@ -86,6 +86,7 @@ class Serving:
         self.idle_since: float | None = self.up_since
         self.n_failures = 0
         self.is_suspect = False
+        self.rules = FailoverSettings()
         self.uses: set[Use] = set()
         self._suspected = asyncio.Event()
         self._on_change = on_change
@@ -134,11 +135,16 @@ class Serving:
             use.cut("the engine was given up", Fault.GIVEN_UP)
 
     async def watch(self, rules: FailoverSettings) -> EngineFailure:
-        """Return why this engine has to be given up: it ended, or does not do its work. Safe to cancel."""
+        """Return why this engine has to be given up: it ended, or does not do its work. Safe to cancel.
+
+        Other `rules` may be set meanwhile.
+        """
+        self.rules = rules
         ended = asyncio.create_task(self.engine.wait_failed())
         try:
             checked_at = self.up_since
             while not ended.done():
+                rules = self.rules
                 limit_s = rules.stall_s if self.uses else rules.probe_every_s
                 wait_s = max(self.heard_at, checked_at) + limit_s - self.now()
                 if wait_s > 0 and not self._suspected.is_set():

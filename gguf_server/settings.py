@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from gguf_server.settings_base import ADMIN_PATH
 from gguf_server.settings_base import Strict as Strict
 from gguf_server.settings_books import AuditSettings, UsageSettings
 from gguf_server.settings_limits import LimitsSettings
@@ -39,6 +40,7 @@ class ServerSettings(Strict):
     keys_file: Path | None = Field(None, description="Key file; by default keys.json in the state directory.")
     max_body_bytes: int = Field(10 * 1024 * 1024, ge=1024, description="A larger body is answered 413.")
     drain_s: float = Field(30.0, ge=0, description="After SIGTERM, running answers have this long to finish.")
+    watch: bool = Field(True, description="Read the configuration again when its file changes, as on SIGHUP.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: coloured on a terminal, JSON lines elsewhere."
@@ -300,6 +302,8 @@ class Settings(Strict):
         for name, service in self.services.items():
             if self.ui.enabled and UI_PATH in service.paths:
                 raise ValueError(f"service {name!r} wants path {UI_PATH}, which is the page's: set ui.enabled = false")
+            if ADMIN_PATH in service.paths:
+                raise ValueError(f"service {name!r} wants path {ADMIN_PATH}, which is the operator's")
             own = [f"port {service.port}"] if service.port else []
             shared = [f"path {path or '/'}" for path in service.paths]
             for mount in own + shared:

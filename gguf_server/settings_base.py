@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
+
+ADMIN_PATH: Final = "/admin"
+"""Of the shared listener; no service's."""
 
 
 class Strict(BaseModel):

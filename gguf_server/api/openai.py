@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from gguf_server.relay import EventStream
 from gguf_server.request_record import RECORD
 from gguf_server.service import Prepared, Service
 from gguf_server.serving import Serving
+from gguf_server.trace import trace_of
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -32,7 +33,12 @@ class OpenAIApi:
     """Handlers that answer for one service."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
+        self._mounted = service
+
+    @property
+    def _service(self) -> Service:
+        """The service may have changed while a request's body was on its way."""
+        return self._mounted.current
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(ChatCompletionRequest, await request.read())
@@ -154,21 +160,25 @@ class OpenAIApi:
     @asynccontextmanager
     async def _dispatch(self, request: web.Request, path: str, prepare: Prepare, cost: Cost) -> AsyncIterator[Dispatch]:
         """A request's turn. Whom no engine serves is told so before they queue."""
-        chain, record = self._service.chain, request[RECORD]
-        record.model = self._service.settings.model
-        dispatch = Dispatch(chain, path, prepare, request[REQUEST_ID])
+        service, record = self._service, request[RECORD]
+        record.model = service.settings.model
+        trace = trace_of(request)
+        dispatch = Dispatch(service.chain, path, prepare, request[REQUEST_ID], trace)
         started = time.perf_counter()
         try:
-            chain.require()
-            async with (
-                limits.counted(request, cost, lambda: dispatch.engine is not None),
-                self._service.turn(limits.visitor(request, cost)) as place,
-            ):
-                record.queued_s = time.perf_counter() - started
-                yield dispatch
-                place.n_used = limits.n_told(record)
+            service.chain.require()
+            with ExitStack() as waiting:
+                waiting.enter_context(trace.queueing())
+                async with (
+                    limits.counted(request, cost, lambda: dispatch.engine is not None),
+                    service.turn(limits.visitor(request, cost)) as place,
+                ):
+                    waiting.close()
+                    record.queued_s = time.perf_counter() - started
+                    yield dispatch
+                    place.n_used = limits.n_told(record)
         finally:
-            self._service.totals.n_failovers += dispatch.n_failovers
+            service.totals.n_failovers += dispatch.n_failovers
             record.n_failovers = dispatch.n_failovers
             record.gap_s = dispatch.gap_s
             if dispatch.engine is not None:

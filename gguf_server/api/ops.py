@@ -75,6 +75,7 @@ class OpsApi:
                 "limits": request.app[LIMITER].status(),
                 "uptime_s": round(time.time() - service.started_at, 1),
                 "draining": service.draining,
+                "paused": service.is_paused,
                 "problems": {part: why for part, tell in request.app[CONDITIONS].items() if (why := tell())},
                 "gpu": cards,
                 "timestamp": _now(),
@@ -93,7 +94,7 @@ def health_of(service: Service) -> tuple[dict[str, Any], int]:
         "vllm_server": "healthy" if _vllm_is_ready(service) else "unavailable",
         "timestamp": _now(),
     }
-    if service.chain.serving is not None and not service.draining:
+    if service.chain.serving is not None and service.takes_requests:
         return body, 200
     vllm_url = f"http://localhost:{settings.engine_port}" if settings.engine_port else None
     return {**body, "status": "vLLM not ready", "vllm_url": vllm_url, "loading": service.chain.is_loading}, 503

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +34,9 @@ from gguf_server.listening.site import Entrance
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
+
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
 
 KEY = "test-key"
 CALM = FailoverSettings(failback=False)
@@ -110,17 +113,7 @@ class Gateway:
         """A whole answer, or a stream to its end."""
         body = {"messages": [{"role": "user", "content": "Count"}]} | body if "prompt" not in body else body
         async with asyncio.timeout(LIMIT_S), self.session.post(self.url + path, json=body) as response:
-            reply = Reply(response.status, {key.lower(): value for key, value in response.headers.items()})
-            if response.content_type != "text/event-stream":
-                reply.body = await response.json()
-                return reply
-            async for line in response.content:
-                if line == b"data: [DONE]\n":
-                    reply.is_done = True
-                elif line.startswith(b"data: "):
-                    assert not reply.is_done
-                    reply.events.append(json.loads(line.removeprefix(b"data: ")))
-            return reply
+            return await read_reply(response)
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         async with self.session.get(self.url + path) as response:
@@ -149,12 +142,26 @@ class Gateway:
         await self.until(lambda: all(self.link(name).serving is not None for name in names))
 
 
+async def read_reply(response: aiohttp.ClientResponse) -> Reply:
+    reply = Reply(response.status, {key.lower(): value for key, value in response.headers.items()})
+    if response.content_type != "text/event-stream":
+        reply.body = await response.json()
+        return reply
+    async for line in response.content:
+        if line == b"data: [DONE]\n":
+            reply.is_done = True
+        elif line.startswith(b"data: "):
+            assert not reply.is_done
+            reply.events.append(json.loads(line.removeprefix(b"data: ")))
+    return reply
+
+
 def classify(exit_code: int, log_tail: tuple[str, ...]) -> EngineFailure:
     detail = exit_in_words(exit_code)
     return EngineFailure(FailureReason.CRASHED, detail, exit_code=exit_code, log_tail=log_tail)
 
 
-def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
+def fake(name: str, *flags: str, folder: Path, card: int | None = None) -> SupervisedEngine:
     """`flags` are those of `tests.backends.fake_engine`."""
 
     def plan() -> LaunchPlan:
@@ -171,7 +178,8 @@ def fake(name: str, *flags: str, folder: Path) -> SupervisedEngine:
             classify=classify,
         )
 
-    return SupervisedEngine(name=name, kind="vllm" if name == "a" else "llamacpp", device="cpu", plan=plan)
+    kind, device = "vllm" if name == "a" else "llamacpp", "cpu" if card is None else "cuda"
+    return SupervisedEngine(name=name, kind=kind, device=device, plan=plan, cuda_device=card)
 
 
 @asynccontextmanager
@@ -181,15 +189,16 @@ async def gateway(
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
+    tracing: Tracing | None = None,
     listening: Mapping[str, Any] = MappingProxyType({}),
-    books: Mapping[str, Any] | None = None,
+    books: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
     Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
-    `listening` holds tables of the configuration beside `server`.
-    `books` are the tables [usage] and [audit]; without, none are kept.
+    `listening` holds tables of the configuration beside `server`; `books` are the tables [usage] and [audit], without
+    which none are kept.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -217,9 +226,11 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        tables = {"server": server, "usage": {"enabled": False}, **listening, **(books or {})}
+        tables = {"server": server, "usage": {"enabled": False}, **listening, **books}
         all_settings = Settings.model_validate(tables)
-        shared = shared_parts.Gateway(all_settings, keyring, {"fake": service}, limiter=limiter or Limiter())
+        shared = shared_parts.Gateway(
+            all_settings, keyring, {"fake": service}, limiter=limiter or Limiter(), tracing=tracing
+        )
         keeping = AsyncExitStack()
         await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
@@ -233,8 +244,8 @@ async def gateway(
                 yield Gateway(service, f"{entrance.scheme}://127.0.0.1:{port}", session, Path(folder), entrance)
         finally:
             await runner.cleanup()
-            entrance.close()
             await keeping.aclose()
+            entrance.close()
             owner.cancel()
             await asyncio.wait([owner])
             assert service.n_in_flight == 0

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gguf_server.admission import Admission, Turnstile
 from gguf_server.errors import QueueFull
+from gguf_server.turnstile import Visitor
 
 
 class TurnstileMachine(RuleBasedStateMachine):
@@ -19,6 +20,7 @@ class TurnstileMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.turnstile: Turnstile[int] = Turnstile(max_running=2, max_queued=3)
+        self.max_running, self.max_queued = 2, 3
         self.inside = 0
         self.waiting: deque[int] = deque()
         self.next_ticket = 0
@@ -26,27 +28,38 @@ class TurnstileMachine(RuleBasedStateMachine):
     @rule()
     def arrive(self) -> None:
         if self.turnstile.can_enter():
-            assert self.inside < 2
+            assert self.inside < self.max_running
             assert not self.waiting
             self.turnstile.enter()
             self.inside += 1
         elif self.turnstile.can_queue():
-            assert len(self.waiting) < 3
+            assert len(self.waiting) < self.max_queued
             self.turnstile.queue(self.next_ticket)
             self.waiting.append(self.next_ticket)
             self.next_ticket += 1
         else:
-            assert len(self.waiting) == 3
+            assert len(self.waiting) >= self.max_queued
+            assert self.inside >= self.max_running
 
     @precondition(lambda self: self.inside > 0)
     @rule()
     def leave(self) -> None:
         called = self.turnstile.leave()
-        if self.waiting:
+        self.inside -= 1
+        if self.waiting and self.inside < self.max_running:
             assert called == self.waiting.popleft()
+            self.inside += 1
         else:
             assert called is None
-            self.inside -= 1
+
+    @rule(max_running=st.integers(1, 4), max_queued=st.integers(0, 4))
+    def resize(self, max_running: int, max_queued: int) -> None:
+        self.max_running, self.max_queued = max_running, max_queued
+        self.turnstile.max_running, self.turnstile.max_queued = max_running, max_queued
+        while self.waiting and self.inside < max_running:
+            assert self.turnstile.call() == self.waiting.popleft()
+            self.inside += 1
+        assert self.turnstile.call() is None
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -136,3 +149,112 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_turn_on()
         await last_entered.wait()
         await asyncio.wait([second, third])
     assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_a_waiter_cancelled_just_before_its_turn_gives_its_place_back_once() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(hold(admission, entered, leave))
+    await entered.wait()
+    second = asyncio.create_task(hold(admission, asyncio.Event(), leave))
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    leave.set()  # the first one's step comes before that in which the second learns of its end
+    second.cancel()
+    await asyncio.wait([first, second])
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def visit(admission: Admission, visitor: Visitor, inside: list[str], leave: asyncio.Event) -> None:
+    async with admission.permit(visitor):
+        inside.append(visitor.key)
+        await leave.wait()
+
+
+async def test_the_place_in_a_full_queue_goes_to_a_key_that_waits_less() -> None:
+    admission = Admission(max_concurrent=1, max_queue=2)
+    inside: list[str] = []
+    leave = asyncio.Event()
+    jobs = [asyncio.create_task(visit(admission, Visitor("batch"), inside, leave)) for _ in range(3)]
+    while admission.n_queued < 2:
+        await asyncio.sleep(0)
+    ward = asyncio.create_task(visit(admission, Visitor("ward"), inside, leave))
+    await asyncio.wait([jobs[2]])
+    assert isinstance(jobs[2].exception(), QueueFull)
+    assert (admission.n_running, admission.n_queued) == (1, 2)
+    leave.set()
+    await asyncio.wait([*jobs, ward])
+    assert sorted(inside) == ["batch", "batch", "ward"]
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_waiter_cancelled_as_it_loses_its_place_takes_none_with_it(cancelled_first: bool) -> None:
+    admission = Admission(max_concurrent=1, max_queue=1)
+    inside: list[str] = []
+    leave = asyncio.Event()
+    jobs = [asyncio.create_task(visit(admission, Visitor(key), inside, leave)) for key in ("batch", "batch")]
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    urgent = visit(admission, Visitor("ward", rank=0), inside, leave)
+    if cancelled_first:
+        jobs[1].cancel()
+        ward = asyncio.create_task(urgent)
+    else:
+        ward = asyncio.create_task(urgent)
+        asyncio.get_running_loop().call_soon(jobs[1].cancel)
+    await asyncio.wait([jobs[1]])
+    assert jobs[1].cancelled() or isinstance(jobs[1].exception(), QueueFull)
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    assert (admission.n_running, admission.n_queued) == (1, 1)
+    leave.set()
+    await asyncio.wait([*jobs, ward])
+    assert inside == ["batch", "ward"]
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_a_waiter_cancelled_just_before_its_turn_gives_no_place_away_twice() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    leave = asyncio.Event()
+    entered = [asyncio.Event() for _ in range(4)]
+
+    async def cancels_the_second() -> None:
+        async with admission.permit():
+            entered[0].set()
+            await leave.wait()
+            tasks[1].cancel()
+
+    tasks = [asyncio.create_task(cancels_the_second())]
+    await entered[0].wait()
+    stay = asyncio.Event()
+    tasks += [asyncio.create_task(hold(admission, entered[number], stay)) for number in (1, 2, 3)]
+    while admission.n_queued < 3:
+        await asyncio.sleep(0)
+    leave.set()
+    await asyncio.wait(tasks[:2])
+    await entered[2].wait()
+    assert (admission.n_running, admission.n_queued) == (1, 1)
+    stay.set()
+    await asyncio.wait(tasks)
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_more_places_are_given_to_those_who_wait_and_fewer_send_nobody_away() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    leave = asyncio.Event()
+    entered = [asyncio.Event() for _ in range(4)]
+    async with asyncio.TaskGroup() as tasks:
+        for event in entered:
+            tasks.create_task(hold(admission, event, leave))
+        await entered[0].wait()
+        while admission.n_queued < 3:
+            await asyncio.sleep(0)
+        admission.resize(3, 0)
+        await entered[2].wait()
+        assert (admission.n_running, admission.n_queued) == (3, 1)
+        admission.resize(2, 0)
+        assert (admission.n_running, admission.n_queued) == (3, 1)
+        leave.set()
+    assert all(event.is_set() for event in entered)
+    assert admission.n_running == 0

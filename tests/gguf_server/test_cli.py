@@ -25,7 +25,7 @@ import structlog
 import gguf_server
 from gguf_server.cli import main
 
-def serve(settings):
+def serve(settings, source):
     structlog.get_logger("ours").info("ready", model="Tiếng Việt")
     structlog.get_logger("ours").debug("unheard")
     logging.getLogger("theirs").warning("slow %d", 3)
@@ -56,7 +56,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """What `gguf_server.run.serve` was called with; it answers 7. Logging stays as the tests have it."""
     calls: list[Settings] = []
 
-    def serve(settings: Settings) -> int:
+    def serve(settings: Settings, _source: object) -> int:
         calls.append(settings)
         return 7
 

@@ -81,6 +81,7 @@ def test_the_unit_is_exposed_to_little() -> None:
 @needs_systemd
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root: users and folders cannot be made, not even in a folder")
 def test_user_and_folders_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
     for kind in ("sysusers", "tmpfiles"):
         folder = tmp_path / "usr" / "lib" / f"{kind}.d"
         folder.mkdir(parents=True)

@@ -138,7 +138,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
             tell_ready(len(services))
             await stop.wait()
-            tell_stopping(settings.server.drain_s)
+            tell_stopping(gateway.settings.server.drain_s)
             stop.clear()
             every = [*gateway.services.values(), *gateway.retiring]
             await drain(every, gateway.settings.server.drain_s, hurry=stop)

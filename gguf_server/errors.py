@@ -12,6 +12,7 @@
     ├── Conflict                 409     invalid_request_error    conflict
     ├── BodyTooLarge             413     invalid_request_error    body_too_large
     ├── UnsupportedEncoding      415     invalid_request_error    unsupported_encoding
+    ├── ExpectationFailed        417     invalid_request_error    expectation_failed
     ├── WrongHost                421     invalid_request_error    wrong_host
     ├── WrongShape               422     invalid_request_error    (given)
     ├── HeadersTooLarge          431     invalid_request_error    headers_too_large
@@ -143,6 +144,12 @@ class UnsupportedEncoding(GatewayError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"Accept-Encoding": "gzip, deflate"})
+
+
+class ExpectationFailed(GatewayError):
+    status = 417
+    type = "invalid_request_error"
+    code = "expectation_failed"
 
 
 class WrongHost(GatewayError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -17,6 +18,9 @@ from gguf_server.metrics.exposition import Exposition
 from gguf_server.request_record import Observe, RequestRecord
 from gguf_server.service import Service
 from gguf_server.settings import Settings
+
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
 
 
 @dataclass(slots=True)
@@ -34,6 +38,7 @@ class Gateway:
     services: dict[str, Service]
     observers: list[Observe] = field(default_factory=list)
     metrics_key: MetricsKey | None = None
+    tracing: Tracing | None = None
     limiter: Limiter = field(default_factory=Limiter)
     exposition: Exposition = field(init=False)
     guards: list[Guard] = field(default_factory=list)
@@ -43,7 +48,7 @@ class Gateway:
     shared_routes: list[web.RouteDef] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.exposition = Exposition(self.settings.metrics)
+        self.exposition = Exposition(self.settings.metrics, self.conditions, self.limiter)
         self.observers += [self._note_figures, self.exposition.requests.observe]
 
     @property

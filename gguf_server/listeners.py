@@ -74,6 +74,7 @@ class Listeners:
     def update(self) -> None:
         """Show every listener the services that are the gateway's now, and close those that nobody wants any more."""
         wanted = mounts_by_port(self._gateway)
+        self._entrance.connections.limits = self._gateway.settings.connections
         for port, listener in list(self._open.items()):
             if port in wanted:
                 is_shared = port == self._gateway.settings.server.port

@@ -170,7 +170,8 @@ def _problem(event: bytes) -> Exception:
     """What an engine's error event amounts to: the client's mistake where it says so, else the engine's failure."""
     body = events.decode(event) or {}
     error = body.get("error")
-    status = error.get("code") if isinstance(error, dict) else None
-    if isinstance(status, int) and 400 <= (meant := status_of(status, body)) < 500:
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) else 500
+    if 400 <= (meant := status_of(status, body)) < 500:
         return refusal(meant, *error_fields(body))
     return EngineError("the engine failed inside this answer", Fault.ANSWERED_5XX)

@@ -24,8 +24,8 @@ class RequestRecord:
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
     `n_dropped` counts the messages that were left out to make the rest fit. `is_estimated`: the tokens are not the
-    engine's count, as the answer never came to its end. `path` is as it is routed, without what a client put in its
-    place; `prompt_hash` is keyed, and there only if the audit asks for it.
+    engine's count, as the answer never came to its end. `prompt_hash` is keyed, and there only if
+    the audit asks for it.
     """
 
     request_id: str

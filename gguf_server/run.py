@@ -39,6 +39,8 @@ from gguf_server.reload.source import Source
 from gguf_server.reload.watch import watch
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.systemd import tell_ready, tell_stopping
+from gguf_server.tracing_switch import TracingUnavailable, tracing
 
 _LAST_WORDS_S: Final = 2.0  # for the error events of answers that the drain cut off
 
@@ -62,7 +64,7 @@ def serve(settings: Settings, source: Source) -> int:
         return 2
     try:
         asyncio.run(_run(settings, keyring, metrics_key, source))
-    except (AuditError, LimitsError) as error:
+    except (AuditError, LimitsError, TracingUnavailable) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
@@ -115,6 +117,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
     quiet_loop(asyncio.get_running_loop())
     async with AsyncExitStack() as opened:
         limiter = await opened.enter_async_context(limiting(settings.limits))
+        traces = await opened.enter_async_context(tracing(settings.tracing))
         runtime_dir = opened.enter_context(_runtime_dir())
         read_cards = gpus.read if gpus.read() is not None else None
         make_chain = partial(_chain, runtime_dir, read_cards)
@@ -122,7 +125,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             name: Service(name, of, make_chain(name, of), Admission(of.max_concurrent, of.max_queue))
             for name, of in settings.services.items()
         }
-        gateway = Gateway(settings, keyring, services, metrics_key=metrics_key, limiter=limiter)
+        gateway = Gateway(settings, keyring, services, metrics_key=metrics_key, tracing=traces, limiter=limiter)
         for signal_ in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
         async with (
@@ -133,7 +136,9 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
         ):
             lives = Lives(owners)
             _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
+            tell_ready(len(services))
             await stop.wait()
+            tell_stopping(settings.server.drain_s)
             stop.clear()
             every = [*gateway.services.values(), *gateway.retiring]
             await drain(every, gateway.settings.server.drain_s, hurry=stop)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from gguf_server.settings_base import Strict
 
 MEMORY: Final = "memory"
-_SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys", "unix")
+_SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys")
 
 
 class LimitsSettings(Strict):
@@ -48,7 +49,7 @@ class LimitsSettings(Strict):
         if store == MEMORY:
             return store
         parts = urlsplit(store)
-        if parts.scheme not in _SCHEMES or not (parts.hostname or (parts.scheme == "unix" and parts.path)):
+        if not _is_address(parts):
             raise ValueError("expected memory, redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH")
         if parts.password is not None or "password=" in parts.query:
             raise ValueError("the password does not belong here; use store_password_env or store_password_file")
@@ -59,3 +60,14 @@ class LimitsSettings(Strict):
         if self.store_password_env is not None and self.store_password_file is not None:
             raise ValueError("give store_password_env or store_password_file, not both")
         return self
+
+
+def _is_address(parts: SplitResult) -> bool:
+    if parts.scheme == "unix":
+        return bool(parts.path)
+    try:
+        has_port = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    is_database = re.fullmatch(r"/?\d*", parts.path) is not None
+    return parts.scheme in _SCHEMES and bool(parts.hostname) and has_port and is_database

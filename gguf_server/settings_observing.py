@@ -15,7 +15,9 @@ class MetricsSettings(Strict):
     """`/metrics`, for Prometheus. On the listeners that clients use it is there in any case, and wants a key."""
 
     host: str = Field(
-        "127.0.0.1", description="Address of the metrics' own port. Anything but loopback needs a metrics key."
+        "127.0.0.1",
+        description="Address of the metrics' own port. Anything but loopback needs a metrics key, and is served over "
+        "TLS where that is configured.",
     )
     port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         None, description="A port for nothing but /metrics; no key is asked for there unless there is a metrics key."

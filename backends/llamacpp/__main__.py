@@ -22,6 +22,7 @@ from backends import quiet_logging
 from backends.base import EngineFailure, FailureReason
 from backends.llamacpp import native
 from backends.llamacpp.engine import LlamaEngine
+from backends.llamacpp.http_log import http_logger
 from backends.llamacpp.options import WorkerOptions, parse
 from backends.llamacpp.server import make_app
 
@@ -42,7 +43,11 @@ async def run(options: WorkerOptions) -> int:
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
     runner = web.AppRunner(
-        make_app(engine, options), access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
+        make_app(engine, options),
+        access_log=None,
+        logger=http_logger(),
+        handler_cancellation=True,
+        shutdown_timeout=SHUTDOWN_S,
     )
     await runner.setup()
     try:

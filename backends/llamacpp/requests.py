@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
-import orjson
 from pydantic import ValidationError
 
+from backends.json_body import read_json
 from backends.llamacpp.generation import Generation
 from backends.llamacpp.sampling import SamplingParams
 from backends.llamacpp.tools import declared
@@ -45,8 +45,8 @@ class ApiError(Exception):
 def parse(kind: type[Body], raw: bytes) -> Body:
     """Raises `ApiError` 400, naming the field."""
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        body = read_json(raw)
+    except ValueError as error:
         raise ApiError(400, f"the body is not JSON: {error}", code="invalid_json") from error
     try:
         return kind.model_validate(body)

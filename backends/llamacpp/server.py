@@ -74,6 +74,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as error:
         problem = ApiError(error.status, error.reason, code=error.reason.lower().replace(" ", "_"))
         return _json(problem.body(), status=error.status)
+    except web.RequestPayloadError:
+        problem = ApiError(
+            400, "the body is not what its headers say: broken encoding, chunks or length", code="bad_body"
+        )
+        return _json(problem.body(), status=problem.status)
     except ConnectionResetError:
         # Nobody is there to be told; raised on, aiohttp would log it as our error.
         return web.Response(status=CLIENT_LEFT_STATUS)
@@ -87,8 +92,9 @@ async def _key_and_readiness(request: web.Request, handler: Handler) -> web.Stre
     if request.path == "/health":
         return await handler(request)
     key = request.app[OPTIONS].api_key
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if key and not secrets.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode()):
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    is_right = secrets.compare_digest(given.encode("utf-8", "surrogateescape"), key.encode())
+    if key and not (is_right and scheme.lower() == "bearer"):
         raise ApiError(401, "missing or wrong key", code="invalid_api_key")
     if request.app[ENGINE].state is not EngineState.READY:
         raise ApiError(503, "the model is not loaded", code="engine_not_ready")

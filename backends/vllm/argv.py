@@ -40,6 +40,7 @@ def environment(spec: VllmSpec, key: str, inherited: Mapping[str, str], *, plugi
     env = {"VLLM_PLUGINS": plugins, "VLLM_HOST_IP": LOOPBACK, **inherited}
     env |= {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
     env |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOGGING_COLOR": "0", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "false"}
+    env["VLLM_DISABLE_REQUEST_ID_RANDOMIZATION"] = "0"  # clients name their requests, and may give a name twice
     env["VLLM_SERVER_DEV_MODE"] = "0"  # its paths ask for no key
     env["VLLM_ENGINE_READY_TIMEOUT_S"] = str(math.ceil(spec.load_timeout_s))
     env["VLLM_MEDIA_URL_ALLOW_REDIRECTS"] = "0"  # from a host that is trusted to one that is not

@@ -145,6 +145,8 @@ class AdminApi:
             identity = request[IDENTITY] = authenticate(request.headers, self._gateway.keyring)
             request[RECORD].key_id = identity.id
             check_role(identity, "admin")
+            for guard in self._gateway.guards:
+                guard(request[RECORD])
             return await handler(request)
 
         return guarded

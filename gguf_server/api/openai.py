@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from gguf_server.relay import EventStream
 from gguf_server.request_record import RECORD
 from gguf_server.service import Prepared, Service
 from gguf_server.serving import Serving
+from gguf_server.trace import trace_of
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -161,17 +162,21 @@ class OpenAIApi:
         """A request's turn. Whom no engine serves is told so before they queue."""
         service, record = self._service, request[RECORD]
         record.model = service.settings.model
-        dispatch = Dispatch(service.chain, path, prepare, request[REQUEST_ID])
+        trace = trace_of(request)
+        dispatch = Dispatch(service.chain, path, prepare, request[REQUEST_ID], trace)
         started = time.perf_counter()
         try:
             service.chain.require()
-            async with (
-                limits.counted(request, cost, lambda: dispatch.engine is not None),
-                service.turn(limits.visitor(request, cost)) as place,
-            ):
-                record.queued_s = time.perf_counter() - started
-                yield dispatch
-                place.n_used = limits.n_told(record)
+            with ExitStack() as waiting:
+                waiting.enter_context(trace.queueing())
+                async with (
+                    limits.counted(request, cost, lambda: dispatch.engine is not None),
+                    service.turn(limits.visitor(request, cost)) as place,
+                ):
+                    waiting.close()
+                    record.queued_s = time.perf_counter() - started
+                    yield dispatch
+                    place.n_used = limits.n_told(record)
         finally:
             service.totals.n_failovers += dispatch.n_failovers
             record.n_failovers = dispatch.n_failovers

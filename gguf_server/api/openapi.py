@@ -13,7 +13,15 @@ from pydantic import BaseModel
 from gguf_server.api import openapi_parts as parts
 from gguf_server.api.answers import ErrorAnswer
 from gguf_server.api.operations import Answer, Operation, Tag, operation_of
-from gguf_server.errors import BadRequest, BodyTooLarge, GatewayError, Unauthorized, WrongShape
+from gguf_server.errors import (
+    BadRequest,
+    BodyTooLarge,
+    GatewayError,
+    PermissionDenied,
+    Unauthorized,
+    UnsupportedEncoding,
+    WrongShape,
+)
 
 Json = dict[str, Any]
 
@@ -117,9 +125,9 @@ def _responses(operation: Operation, shared_errors: Json) -> dict[str, Json]:
 
 def _obvious_errors(operation: Operation) -> Iterator[type[GatewayError]]:
     if operation.body is not None:
-        yield from (BadRequest, BodyTooLarge, WrongShape)
+        yield from (BadRequest, BodyTooLarge, UnsupportedEncoding, WrongShape)
     if operation.needs_key:
-        yield Unauthorized
+        yield from (Unauthorized, PermissionDenied)
     yield GatewayError
 
 
@@ -131,14 +139,7 @@ def _response(answer: Answer) -> Json:
         if answer.example is not None:
             content["application/json"]["example"] = answer.example
     if answer.events is not None:
-        name = answer.events.__name__
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": f"Lines `data: {{...}}`, each a {name}, a blank line behind each, `data: [DONE]` last.",
-            },
-            "x-event-schema": parts.reference(answer.events),
-        }
+        content[parts.EVENT_STREAM] = {"schema": parts.event(answer.events)}
     if answer.media_type is not None:
         content[answer.media_type] = {"schema": {"type": "string"}}
     if content:

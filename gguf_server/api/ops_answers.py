@@ -78,6 +78,33 @@ class Totals(Answered):
     unknown_fields: int
 
 
+class FirstToken(Answered):
+    """Seconds from a request's arrival."""
+
+    p50: float
+    p95: float
+
+
+class EngineMove(Answered):
+    at: str
+    source: str = Field(alias="from", description="The engine that was left.")
+    to: str | None = Field(description="The engine that took over; null: none, so far.")
+    reason: str
+    scope: str = Field(description="service: new requests go elsewhere; request: some that had begun did.")
+    count: int = Field(description="How many requests moved so within a minute.")
+
+
+class LiveStatus(Answered):
+    """The last `window_s` seconds."""
+
+    window_s: float
+    tokens_per_s: float
+    requests_per_min: float
+    ttft_s: FirstToken | None = Field(description="Null where no stream ended within that time.")
+    errors: int = Field(description="Requests that failed, inside a stream or with a 5xx.")
+    recent_failovers: list[EngineMove] = Field(description="Since start, newest first, the last 20.")
+
+
 class ServiceStatus(Answered):
     service: str
     title: str
@@ -90,6 +117,8 @@ class ServiceStatus(Answered):
     engines: list[EngineStatus] = Field(description="The chain, most wanted first.")
     queue: QueueStatus
     totals: Totals
+    live: LiveStatus
+    limits: dict[str, Any] = Field(description="Where what keys used is counted, and how much was refused.")
     uptime_s: float
     draining: bool
     problems: dict[str, str] = Field(description="Why usage or the audit cannot be written just now, by its name.")
@@ -104,3 +133,10 @@ class Directory(Answered):
 class DirectoryHealth(Answered):
     status: Literal["healthy", "not ready"]
     services: dict[str, dict[str, Any]] = Field(description="Each service's own `/health`, by its name.")
+
+
+class OpenapiDocument(Answered):
+    openapi: Literal["3.1.0"]
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]

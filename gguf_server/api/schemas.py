@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-import orjson
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
+from backends.json_body import read_json
 from backends.openai_schema import (
     ChatCompletionRequest,
     GenerationRequest,
@@ -15,6 +15,7 @@ from backends.openai_schema import (
     TemplateFields,
     problems,
 )
+from backends.schema_types import WHOLE
 from gguf_server.errors import BadRequest, WrongShape
 
 Body = TypeVar("Body", bound=OpenModel)
@@ -25,12 +26,25 @@ Text = Annotated[str, Field(min_length=1)]
 class ChatForm(GenerationRequest, TemplateFields):
     """One endpoint, three spellings, told apart by the field that is there: `messages`, `message`, `prompt`."""
 
-    message: Text | None = None
-    prompt: Text | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    system: str | None = None
-    system_prompt: str | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": kind}}}
+                for name, kind in (("message", "string"), ("prompt", "string"), ("messages", "array"))
+            ]
+        }
+    )
+
+    message: Text | None = Field(None, description="What to answer.")
+    prompt: Text | None = Field(None, description="The same; the model does not think unless told to.")
+    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(
+        None, description="A whole conversation; the answer is a stream."
+    )
+    system: str | None = Field(None, description="How to answer, with `message` or `prompt`.")
+    system_prompt: str | None = Field(None, description="The same.")
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = Field(
+        None, description="The newer name of `max_tokens`, and goes before it."
+    )
 
     @property
     def is_simple(self) -> bool:
@@ -56,8 +70,8 @@ class ChatForm(GenerationRequest, TemplateFields):
 def parse(kind: type[Body], raw: bytes) -> Body:
     """Raises `BadRequest` (not JSON, impossible values) and `WrongShape` (anything else)."""
     try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        body = read_json(raw)
+    except ValueError as error:
         raise BadRequest(f"the body is not JSON: {error}", code="invalid_json") from error
     return validate(kind, body)
 

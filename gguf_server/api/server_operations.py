@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gguf_server.api.operations import Answer, Operation
-from gguf_server.api.ops_answers import Directory, DirectoryHealth
+from gguf_server.api.ops_answers import Directory, DirectoryHealth, OpenapiDocument
 
 METRICS: Final = Operation(
     id="getMetrics",
@@ -20,7 +20,6 @@ DIRECTORY: Final = Operation(
 DIRECTORY_HEALTH: Final = Operation(
     id="getServerHealth",
     summary="Whether any service can answer",
-    description="Needs no key.",
     answers={
         200: Answer(description="One at least can.", model=DirectoryHealth),
         503: Answer(description="None can now.", model=DirectoryHealth, headers=("Retry-After",)),
@@ -30,14 +29,14 @@ DIRECTORY_HEALTH: Final = Operation(
 OPENAPI: Final = Operation(
     id="getOpenapi",
     summary="This description",
-    description="OpenAPI 3.1. Needs no key.",
-    answers={200: Answer(description="The document.", media_type="application/json")},
+    description="OpenAPI 3.1.",
+    answers={200: Answer(description="The document.", model=OpenapiDocument)},
     needs_key=False,
 )
 DOCS: Final = Operation(
     id="getDocs",
     summary="This description as a page",
-    description="Needs no key, and nothing from elsewhere.",
+    description="It takes nothing from elsewhere.",
     answers={200: Answer(description="The page.", media_type="text/html")},
     needs_key=False,
 )

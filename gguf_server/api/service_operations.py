@@ -11,6 +11,7 @@ from gguf_server.api import answers, ops_answers
 from gguf_server.api.operations import Answer, Operation, Tag
 from gguf_server.api.schemas import ChatForm
 from gguf_server.errors import (
+    AuditDown,
     BadRequest,
     ContextExceeded,
     Draining,
@@ -18,9 +19,13 @@ from gguf_server.errors import (
     GatewayError,
     ModelNotFound,
     NotReady,
+    Paused,
+    PermissionDenied,
     QueueFull,
+    RequestsExceeded,
     TimedOut,
 )
+from gguf_server.limits.headers import RATE_LIMIT_HEADERS
 from gguf_server.settings import ServiceSettings
 
 _TURN: Final[tuple[type[GatewayError], ...]] = (
@@ -28,12 +33,15 @@ _TURN: Final[tuple[type[GatewayError], ...]] = (
     ContextExceeded,
     ModelNotFound,
     QueueFull,
+    RequestsExceeded,
     EngineBroke,
     NotReady,
     Draining,
+    Paused,
+    AuditDown,
     TimedOut,
 )
-_BY_WHOM: Final = ("x-engine", "x-engine-failovers")
+_BY_WHOM: Final = ("x-engine", "x-engine-failovers", *RATE_LIMIT_HEADERS)
 _ABOUT_CHAT: Final = (*_BY_WHOM, "x-context-truncated")
 _QUESTION: Final = [{"role": "user", "content": "Why does a fever rise in the evening?"}]
 
@@ -58,7 +66,7 @@ class ServiceOperations:
         return self._operation(
             id="getHealth",
             summary="Whether the service can answer",
-            description="For load balancers. Needs no key.",
+            description="For load balancers.",
             answers={
                 200: Answer(description="It can.", model=ops_answers.Health),
                 503: Answer(
@@ -182,4 +190,6 @@ class ServiceOperations:
         )
 
     def _operation(self, **fields: Any) -> Operation:
+        if fields.get("needs_key", True):
+            fields["errors"] = (PermissionDenied, *fields.get("errors", ()))
         return Operation(tag=self.tag, mount=self.mount, **fields)

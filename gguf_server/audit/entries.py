@@ -1,15 +1,13 @@
-"""What the lines of an audit say. No path, only its pattern: a client may write there what it likes."""
+"""What the lines of an audit say."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from gguf_server.audit.chain import Fields
 from gguf_server.request_record import RequestRecord
-
-_MOST_METHOD_CHARS: Final = 16
 
 
 def of_request(record: RequestRecord, *, with_client: bool) -> Fields:
@@ -20,7 +18,7 @@ def of_request(record: RequestRecord, *, with_client: bool) -> Fields:
         "request_id": record.request_id,
         "key_id": record.key_id,
         "client": record.client if with_client else None,
-        "method": record.method[:_MOST_METHOD_CHARS],
+        "method": record.method,
         "route": record.path,
         "service": record.service,
         "model": record.model,

@@ -64,6 +64,8 @@ class LogFile:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._take_lock()
             self._file = self._open()
+            if not self._gaps:  # else the head is written after the lines that tell of them
+                self.sync()
         except OSError as exc:
             raise AuditError(f"{exc.filename or self._path}: {exc.strerror}") from exc
 
@@ -188,17 +190,15 @@ class LogFile:
     def _end_of_chain(self, tail: Tail) -> Position:
         """From the head, or what we wrote ourselves, and from the file's last line, which may be further on."""
         known = self._last or self._read_head()
-        line = unseal(self._keys.chain, tail.last) if tail.last is not None else None
-        if line is None and tail.last is not None:
+        if tail.last is None:
+            return self._last or self._end_of_files_beside(known)
+        line = unseal(self._keys.chain, tail.last)
+        if line is None:
             if known is None:
                 raise AuditError(f"{self._path}: not an audit of this key: move it away, or give its hash_key_file")
             self._gaps.append(entries.of_event("gap", kind="last_line_altered"))
             return known
-        if known is None:
-            return line.position if line is not None else self._end_of_files_beside()
-        if line is None or line.position == known:
-            return known
-        if line.position.seq > known.seq:
+        if known is None or line.position.seq > known.seq or line.position == known:
             return line.position
         if line.position.seq == known.seq:
             self._gaps.append(entries.of_event("gap", kind="last_line_altered"))
@@ -206,16 +206,17 @@ class LogFile:
         self._gaps.append(entries.of_event("gap", kind="lines_missing", first=line.position.seq + 1, last=known.seq))
         return known
 
-    def _end_of_files_beside(self) -> Position:
-        """For a file without lines that has no head either."""
+    def _end_of_files_beside(self, head: Position | None) -> Position:
+        """For a file without lines: it was renamed just before a crash, perhaps, when the head was behind."""
         beside = [path for path in files_of(self._path) if path.stat().st_size]
-        if not beside:
-            return BEGINNING
-        *_, last = lines_of(beside[-1:])
-        line = unseal(self._keys.chain, last.raw)
-        if line is None:
+        last = None
+        for raw in lines_of(beside[-1:]):
+            last = raw.raw if raw.is_whole else last
+        line = unseal(self._keys.chain, last) if last is not None else None
+        if head is None and last is not None and line is None:
             raise AuditError(f"{beside[-1]}: not an audit of this key: move it away, or give its hash_key_file")
-        return line.position
+        known = head or BEGINNING
+        return line.position if line is not None and line.position.seq > known.seq else known
 
     def _read_head(self) -> Position | None:
         """None, and a gap where there should have been one: then the chain may have been longer."""

@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from backends.openai_schema import Message
+from gguf_server.errors import BadRequest
 
 _MOST_BYTES_ON_LOOP: Final = 16 << 10
 
@@ -32,9 +33,16 @@ PROMPT_HASHER: Final = web.AppKey("prompt_hasher", PromptHasher)
 
 
 def prompt_hash(key: bytes, kind: str, prompt: Any) -> str:
-    """HMAC-SHA256 over the prompt as JSON with sorted keys, as the client sent it; what was null counts as absent."""
+    """HMAC-SHA256 over the prompt as JSON with sorted keys, as the client sent it; what was null counts as absent.
+
+    Raises `BadRequest` for one that cannot be written as JSON again.
+    """
     said = [_said(message) for message in prompt] if kind == "messages" else prompt
-    return hmac.digest(key, orjson.dumps({kind: said}, option=orjson.OPT_SORT_KEYS), "sha256").hex()
+    try:
+        text = orjson.dumps({kind: said}, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as exc:  # it reads what is nested deeper than it writes
+        raise BadRequest(f"{kind} is nested too deeply", param=kind) from exc
+    return hmac.digest(key, text, "sha256").hex()
 
 
 def _said(message: Message) -> dict[str, Any]:

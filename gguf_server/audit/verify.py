@@ -73,7 +73,8 @@ class _Chain:
     def follow(self, raw: RawLine) -> None:
         self.verdict.n_lines += 1
         if self._unfinished is not None:
-            self.verdict.faults.append(self._unfinished)
+            is_last_of_file = raw.number == 1
+            (self.verdict.notes if is_last_of_file else self.verdict.faults).append(self._unfinished)
             self._unfinished = None
         where = f"{raw.path}:{raw.number}"
         if not raw.is_whole:

@@ -82,14 +82,14 @@ class AuditWriter:
                 try:
                     self._write()
                 except (OSError, AuditError) as error:
-                    self._note(str(error))
+                    self._note(_in_words(error))
                     if self._closing.wait(self._retry_s):
                         break
                 else:
                     self._note(None)
             self._sync(now=True)
         except (OSError, AuditError) as error:
-            self._note(str(error))
+            self._note(_in_words(error))
         finally:
             self._file.close()
             if not self._closing.is_set():
@@ -134,3 +134,7 @@ class AuditWriter:
         if self.problem and not problem:
             log.info("the audit is written again")
         self.problem = problem
+
+
+def _in_words(error: OSError | AuditError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

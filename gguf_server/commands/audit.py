@@ -10,7 +10,7 @@ from typing import Final
 from gguf_server.audit import secret
 from gguf_server.audit.chain import Position
 from gguf_server.audit.files import files_of, in_order, lines_of
-from gguf_server.audit.head import HeadDamaged, head_path, read_head
+from gguf_server.audit.head import HeadDamaged, read_head
 from gguf_server.audit.secret import AuditError, AuditKeys
 from gguf_server.audit.verify import Finding, Verdict, verify
 
@@ -21,15 +21,26 @@ def verify_files(paths: Sequence[Path], key_file: Path, *, with_rotated: bool, i
     """Prints what is wrong, or that nothing is; returns the exit status."""
     try:
         keys = secret.load(key_file)
-        heads, damaged = _heads(keys, paths)  # before the lines: a running server writes them in the other order
-        found = [file for path in paths for file in files_of(path)] if with_rotated else list(paths)
-        verdict = verify(keys.chain, lines_of(in_order(found)), heads[-1] if heads else None, is_partial=is_partial)
+        verdict, files = _verify(keys, paths, with_rotated, is_partial)
+        while with_rotated and files != _files(paths, with_rotated):  # the server put one beside meanwhile
+            verdict, files = _verify(keys, paths, with_rotated, is_partial)
     except AuditError as error:
         print(error, file=sys.stderr)
         return 1
-    verdict.faults.extend(damaged)
-    _show(verdict, len(found))
+    _show(verdict, len(files))
     return 0 if verdict.is_sound else 1
+
+
+def _verify(keys: AuditKeys, paths: Sequence[Path], with_rotated: bool, is_partial: bool) -> tuple[Verdict, list[Path]]:
+    heads, damaged = _heads(keys, paths)  # before the lines: a running server writes them in the other order
+    files = _files(paths, with_rotated)
+    verdict = verify(keys.chain, lines_of(files), heads[-1] if heads else None, is_partial=is_partial)
+    verdict.faults.extend(damaged)
+    return verdict, files
+
+
+def _files(paths: Sequence[Path], with_rotated: bool) -> list[Path]:
+    return in_order(file for path in paths for file in (files_of(path) if with_rotated else (path,)))
 
 
 def _heads(keys: AuditKeys, paths: Sequence[Path]) -> tuple[list[Position], list[Finding]]:
@@ -39,7 +50,7 @@ def _heads(keys: AuditKeys, paths: Sequence[Path]) -> tuple[list[Position], list
             if (head := read_head(keys.head, path)) is not None:
                 heads.append(head)
         except HeadDamaged as error:
-            damaged.append(Finding(str(head_path(path)), str(error)))
+            damaged.append(Finding("", str(error)))
     return sorted(heads, key=lambda head: head.seq), damaged
 
 

@@ -9,17 +9,12 @@ from typing import Annotated
 
 import typer
 
-from gguf_server import config as configuration
 from gguf_server import keys as api_keys
-from gguf_server.settings import Settings
+from gguf_server.commands.settings_options import ConfigOption, load
 from gguf_server.usage.report import Grouping
 
 audit_app = typer.Typer(help="Check and show the audit.", no_args_is_help=True)
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="By default GGUF_SERVER_CONFIG, else ./gguf-server.toml."),
-]
 _DAYS = ["%Y-%m-%d"]
 FirstDayOption = Annotated[
     datetime | None, typer.Option("--from", formats=_DAYS, metavar="DAY", help="First day, YYYY-MM-DD, UTC.")
@@ -55,7 +50,7 @@ def usage(
 
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, not both")
-    settings = _load(config)
+    settings = load(config)
     keys_file = settings.server.keys_file or api_keys.default_path()
     rendering = Rendering.JSON if as_json else Rendering.CSV if as_csv else Rendering.TABLE
     request = UsageRequest(_date(first), _date(last), days, key, tuple(by or (Grouping.KEY,)), rendering)
@@ -78,7 +73,7 @@ def verify_audit(
     from gguf_server.bookkeeping import hash_key_path
     from gguf_server.commands.audit import verify_files
 
-    settings = _load(config)
+    settings = load(config)
     found = tuple(files or ((settings.audit.file,) if settings.audit.file else ()))
     if not found:
         typer.echo("no audit is configured ([audit] file): name its files", err=True)
@@ -89,12 +84,3 @@ def verify_audit(
 
 def _date(at: datetime | None) -> date | None:
     return at.date() if at is not None else None
-
-
-def _load(config: Path | None) -> Settings:
-    try:
-        return configuration.load(config)
-    except configuration.ConfigError as exc:
-        for problem in exc.problems:
-            typer.echo(problem, err=True)
-        raise typer.Exit(2) from exc

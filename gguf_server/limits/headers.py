@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from gguf_server.limits.meters import Kind, Reading
+
+RATE_LIMIT_HEADERS: Final = {
+    f"x-ratelimit-{what}-{kind}": meaning.format(kind=kind)
+    for kind in Kind
+    for what, meaning in (
+        ("limit", "How many {kind} the nearest limit of this key allows; absent where it has none."),
+        ("remaining", "How many {kind} it has left of that."),
+        ("reset", "How long until all of that is free again, as in `6m0s`."),
+    )
+}
 
 
 def rate_limit_headers(readings: Sequence[Reading]) -> dict[str, str]:

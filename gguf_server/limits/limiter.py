@@ -123,10 +123,12 @@ class Limiter:
         ask, reading, wait_s = asks[number], taken.readings[number], math.ceil(taken.waits_s[number])
         kind = ask.meter.kind
         self.n_refused[kind] += 1
-        error = RequestsExceeded if kind is Kind.REQUESTS else TokensExceeded
+        error, hint = RequestsExceeded, ""
+        if kind is Kind.TOKENS:
+            error, hint = TokensExceeded, ", or sooner with a smaller max_tokens"
         raise error(
             f"the limit of {ask.meter.limit} {ask.meter} of this API key is reached: {reading.used} are used, this "
-            f"request needs {ask.n_held}; try again in {duration(wait_s)}",
+            f"request may need {ask.n_held}; try again in {duration(wait_s)}{hint}",
             retry_after_s=wait_s,
             headers={"x-should-retry": "false"} if wait_s > _LONGEST_SLEEP_S else None,
         )

@@ -13,18 +13,25 @@ from __future__ import annotations
 import asyncio
 import traceback
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import BadHttpMessage, ContentEncodingError, LineTooLong
 
-from gguf_server.errors import BadRequest, GatewayError, HeadersTooLarge, RequestTooSlow, UnsupportedEncoding
+from gguf_server.errors import (
+    BadRequest,
+    ExpectationFailed,
+    GatewayError,
+    HeadersTooLarge,
+    RequestTooSlow,
+    UnsupportedEncoding,
+)
 from gguf_server.listening.connections import Connections
 from gguf_server.listening.security_headers import add_security_headers
 
-_LONGEST_LINGERING_S: Final = 10.0
+_LINGERING_S: Final = 10.0  # for the rest of a body that was refused, or its sender might not read why
 
 log = structlog.get_logger("connection")
 
@@ -54,7 +61,7 @@ class Connection(web.RequestHandler):
             keepalive_timeout=limits.idle_timeout_s,
             max_line_size=limits.max_header_bytes,
             max_field_size=limits.max_header_bytes,
-            lingering_time=min(_LONGEST_LINGERING_S, limits.body_timeout_s),
+            lingering_time=_LINGERING_S,
             access_log=None,  # type: ignore[arg-type]  # as AppRunner passes it
         )
         self._connections = connections
@@ -70,8 +77,7 @@ class Connection(web.RequestHandler):
         self.client = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server gives
-        self._wire = transport
+        self._wire = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else ""
         self._refusal = self._connections.enter(self, self.client)
@@ -90,7 +96,7 @@ class Connection(web.RequestHandler):
             self._say_and_close(self._refusal)
             return
         self._n_bytes += len(data)
-        if not self._is_answering and self._head_since is None:
+        if data and not self._is_answering and self._head_since is None:  # aiohttp itself calls it with nothing
             self._head_since = self._loop.time()
         super().data_received(data)
 
@@ -109,8 +115,9 @@ class Connection(web.RequestHandler):
         if not body.is_eof():
             self._body, self._body_since = body, self._loop.time()
 
-    def end_request(self) -> None:
-        self._is_answering = False
+    def end_request(self, *, is_last: bool) -> None:
+        """`is_last`: the connection is about to be closed, what still comes begins no other request."""
+        self._is_answering = is_last
         self._body = None
         self._n_bytes = 0
 
@@ -155,20 +162,24 @@ class Connection(web.RequestHandler):
             self.log_exception("unexpected error", exc_info=exc)
         else:
             log.info("not HTTP", kind=type(exc).__name__, client=self.client)
-        problem = _problem(status, exc)
-        response = web.Response(
-            body=orjson.dumps(problem.body()),
-            status=problem.status,
-            headers={**problem.headers, "Connection": "close"},
-            content_type="application/json",
-        )
+        response = _answer(_problem(status, exc))
         add_security_headers(response, is_https=self.ssl_context is not None)
-        response.force_close()
         return response
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """An `Expect` that nobody here can meet is refused by aiohttp before any middleware."""
+        self._head_since = None
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = _answer(ExpectationFailed("only 'Expect: 100-continue' is understood here"))
+        return await super().finish_response(request, resp, start_time)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Kind and place only: a message might repeat what was sent."""
         error = kw.get("exc_info")
+        if isinstance(error, (web.RequestPayloadError, GatewayError)):
+            return  # a body that was refused already, and cannot be read to its end
         place = traceback.format_tb(error.__traceback__) if isinstance(error, BaseException) else []
         log.error("unexpected error", kind=type(error).__name__, place=place, client=self.client)
 
@@ -179,6 +190,18 @@ class Connection(web.RequestHandler):
             self._wire.write(_raw(problem))
             self._wire.close()
         self.force_close()
+
+
+def _answer(problem: GatewayError) -> web.Response:
+    """The last one of its connection."""
+    response = web.Response(
+        body=orjson.dumps(problem.body()),
+        status=problem.status,
+        headers={**problem.headers, "Connection": "close"},
+        content_type="application/json",
+    )
+    response.force_close()
+    return response
 
 
 def _problem(status: int, error: BaseException | None) -> GatewayError:

@@ -39,6 +39,7 @@ class Connections:
         self._per_client: Counter[str] = Counter()
         self._turned_away: set[Watched] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._pause_s = _LOOK_EVERY_S
 
     def __len__(self) -> int:
         return len(self._open)
@@ -79,19 +80,26 @@ class Connections:
             return ServerFull("the server has as many connections as it may have")
         n_most = limits.max_per_client
         if n_most and self._per_client[counted_as(peer)] >= n_most and not is_exempt(peer, limits.trusted_proxies):
-            return TooManyConnections(f"more than {n_most} connections from one address: close some")
+            return TooManyConnections(
+                f"more than {n_most} connections from one address: see max_per_client and trusted_proxies "
+                "under [connections]"
+            )
         return None
 
     def _set_timer(self) -> None:
         limits = self.limits
         shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.write_timeout_s)
-        self._timer = asyncio.get_running_loop().call_later(min(_LOOK_EVERY_S, shortest_s / 4), self._look)
+        self._pause_s = min(_LOOK_EVERY_S, shortest_s / 4)
+        due = asyncio.get_running_loop().time() + self._pause_s
+        self._timer = asyncio.get_running_loop().call_at(due, self._look, due)
 
-    def _look(self) -> None:
+    def _look(self, due: float) -> None:
+        """One that comes late itself blames nobody: this process stood still, and has not read yet what came."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for connection in (*self._open, *self._turned_away):
-            connection.check(now)
+        if now - due < self._pause_s:
+            for connection in (*self._open, *self._turned_away):
+                connection.check(now)
         if self._open or self._turned_away:
             self._set_timer()
 

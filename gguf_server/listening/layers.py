@@ -27,7 +27,7 @@ async def watch_pace(request: web.Request, handler: Handler) -> web.StreamRespon
     try:
         response = await handler(request)
     finally:
-        connection.end_request()
+        connection.end_request(is_last=not body.is_eof())
     if not body.is_eof():
         response.force_close()
         if isinstance(body.exception(), RequestTooSlow):

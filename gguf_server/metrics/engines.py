@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+from weakref import WeakSet
 
 from prometheus_client.core import CounterMetricFamily, Metric
 
@@ -18,6 +19,7 @@ from gguf_server.metrics.services import ENGINE_LABELS, engine_values
 from gguf_server.service import Service
 
 _OK: Final = 200
+_HAS_NONE: Final = (404, 501)
 
 
 class Miss(StrEnum):
@@ -42,15 +44,16 @@ class _Told:
 
 
 class EngineMetrics:
-    """Holds what could not be fetched so far, and nothing else."""
+    """Holds what could not be fetched so far. An engine that says it has no metrics is not asked again."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._without: WeakSet[EngineClient] = WeakSet()
         self._misses: Counter[tuple[str, ...]] = Counter()
 
     async def fetch(self, services: Collection[Service]) -> list[Metric]:
         """Every engine's families, merged. An engine that cannot tell them costs a count."""
-        asked = list(_engines_up(services))
+        asked = [of for of in _engines_up(services) if of.client not in self._without]
         told = await asyncio.gather(*(self._ask(of) for of in asked))
         texts = [text for text in told if text is not None]
         families, misses = await asyncio.to_thread(_merged, texts)
@@ -81,6 +84,8 @@ class EngineMetrics:
             if status == _OK:
                 return _Told(of.labels, text)
             self._misses[(*of.labels, Miss.STATUS)] += 1
+            if status in _HAS_NONE:
+                self._without.add(of.client)
         return None
 
 

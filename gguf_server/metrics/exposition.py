@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +12,12 @@ from prometheus_client import generate_latest
 from prometheus_client.core import InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gguf_server.conditions import Condition
+from gguf_server.limits.limiter import Limiter
 from gguf_server.metrics import machine
+from gguf_server.metrics.conditions import condition_metrics
 from gguf_server.metrics.engines import EngineMetrics
+from gguf_server.metrics.limits import limit_metrics
 from gguf_server.metrics.requests import RequestMetrics
 from gguf_server.metrics.services import service_metrics
 from gguf_server.service import Service
@@ -21,11 +25,13 @@ from gguf_server.settings_observing import MetricsSettings
 
 
 class Exposition:
-    """One for the gateway. `requests` is told of every request."""
+    """One for the gateway. `requests` is told of every request; `conditions` are those of the gateway's parts."""
 
-    def __init__(self, settings: MetricsSettings) -> None:
+    def __init__(self, settings: MetricsSettings, conditions: Mapping[str, Condition], limiter: Limiter) -> None:
         self.requests = RequestMetrics()
+        self._conditions = conditions
         self._engines = EngineMetrics(settings.engine_timeout_s) if settings.engines else None
+        self._limiter = limiter
         self._one_at_a_time = asyncio.Lock()
 
     async def text(self, services: Collection[Service], *, with_others: bool) -> bytes:
@@ -38,6 +44,8 @@ class Exposition:
                 _build(),
                 *self.requests.collect(services, with_others=with_others),
                 *service_metrics(services),
+                condition_metrics(self._conditions),
+                *limit_metrics(self._limiter),
                 *machine.machine_metrics(services, reading),
                 *([self._engines.misses(services)] if self._engines is not None else ()),
                 *engines,

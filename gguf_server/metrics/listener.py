@@ -10,6 +10,8 @@ import structlog
 from aiohttp import web
 
 from gguf_server.gateway import Gateway
+from gguf_server.listening.site import Entrance
+from gguf_server.loopback import is_loopback
 from gguf_server.middleware import Handler, add_request_id, identify_and_log, render_errors
 from gguf_server.request_record import OBSERVERS
 from gguf_server.service import Service
@@ -37,20 +39,28 @@ def metrics_handler(
 
 @asynccontextmanager
 async def metrics_listening(gateway: Gateway) -> AsyncIterator[int | None]:
-    """Held while the metrics' own port is open; gives its number, None where there is none. Raises `OSError`."""
+    """Held while the metrics' own port is open; gives its number, None where there is none.
+
+    Who comes from another machine comes in as clients do: over TLS where that is configured, counted and watched.
+    Raises `OSError` and `TlsError`.
+    """
     settings = gateway.settings.metrics
     if settings.port is None:
         yield None
         return
     runner = web.AppRunner(metrics_app(gateway), access_log=None, handler_cancellation=True, shutdown_timeout=_CLOSE_S)
+    entrance = None if is_loopback(settings.host) else Entrance(gateway.settings)
+    site = web.TCPSite if entrance is None else entrance.site
     try:
         await runner.setup()
-        await web.TCPSite(runner, settings.host, settings.port).start()
+        await site(runner, settings.host, settings.port).start()
         port = int(runner.addresses[0][1])
-        log.info("listening", url=f"http://{settings.host}:{port}/metrics")
+        log.info("listening", url=f"{entrance.scheme if entrance else 'http'}://{settings.host}:{port}/metrics")
         yield port
     finally:
         await runner.cleanup()
+        if entrance is not None:
+            entrance.close()
 
 
 def metrics_app(gateway: Gateway) -> web.Application:
@@ -58,5 +68,5 @@ def metrics_app(gateway: Gateway) -> web.Application:
     app = web.Application(middlewares=[identify_and_log, render_errors], client_max_size=_MAX_BODY_BYTES)
     app[OBSERVERS] = gateway.observers
     app.on_response_prepare.append(add_request_id)
-    app.add_routes([web.get("/metrics", metrics_handler(gateway, gateway.services.values, with_others=True))])
+    app.add_routes([web.get("/metrics", metrics_handler(gateway, lambda: gateway.services.values(), with_others=True))])
     return app

@@ -24,6 +24,20 @@ _GAP_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 
 _DURATION_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1200)
 _QUEUE_S: Final = (0.001, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
+_GIVEN_CODES: Final = {
+    "bad_body": "400",
+    "configuration_refused": "409",
+    "grammar_not_followed": "400",
+    "images_not_supported": "400",
+    "invalid_json": "400",
+    "key_expired": "401",
+    "malformed_request": "400",
+    "remote_image_refused": "400",
+    "service_not_allowed": "403",
+    "wrong_role": "403",
+}
+"""Those that an error is given where it is raised, in place of its kind's."""
+
 
 class RequestMetrics:
     """`observe` is told of every request; `collect` gives what is known of some services."""
@@ -121,4 +135,4 @@ def _known_codes() -> dict[str, str]:
     kinds = [GatewayError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    return {kind.code: str(kind.status) for kind in kinds}
+    return _GIVEN_CODES | {kind.code: str(kind.status) for kind in kinds}

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { say, t } from "./language.js";
-import { count } from "./quantities.js";
+import { duration } from "./quantities.js";
 
 export function problemBox(error, ...actions) {
   const box = h("div", { class: "problem-box", role: "alert" }, say(h("p", { class: "problem-title" }), `error.${error.kind}`));
@@ -13,7 +13,7 @@ export function problemBox(error, ...actions) {
 }
 
 export function problemText(error) {
-  const wait = error.retryAfterS == null ? "" : ` ${t("error.retry_after", { s: count(error.retryAfterS) })}`;
+  const wait = error.retryAfterS == null ? "" : ` ${t("error.retry_after", { time: duration(error.retryAfterS) })}`;
   return `${t(`error.${error.kind}`)}${error.detail ? ` (${error.detail})` : ""}${wait}`;
 }
 
@@ -23,7 +23,7 @@ function countdown(retryAfterS) {
   const line = h("p", { class: "quiet", "aria-live": "off" });
   const tick = () => {
     const left = Math.ceil((until - Date.now()) / 1000);
-    if (left > 0) say(line, "error.retry_after", { s: count(left) });
+    if (left > 0) say(line, "error.retry_after", { time: duration(left) });
     else say(line, "error.retry_now");
     return left > 0;
   };

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from gguf_server.request_record import RequestRecord
 
 _DAY_S: Final = 86_400
+_ADMIN: Final = "/admin/"
 
 
 class Account(NamedTuple):
@@ -58,8 +59,10 @@ class Counts:
 
 
 def account_of(record: RequestRecord) -> Account | None:
-    """None for what is no use of a model: a question about the service's state, or a request without a key."""
+    """None for what is no use of a model: a question about its state, an admin's action, a request without a key."""
     if record.key_id is None or record.service is None or record.method != "POST":
+        return None
+    if record.path.startswith(_ADMIN):
         return None
     day = int(record.ended_at // _DAY_S)
     return Account(day, record.key_id, record.service, record.model or "", record.engine or "")

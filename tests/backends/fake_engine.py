@@ -52,7 +52,8 @@ def read_arguments(flags: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--token-s", type=float, default=0.0, help="pause before each word")
     parser.add_argument("--print-before", help="printed to standard error before anything else")
     parser.add_argument("--tell", type=Path, help="FIFO that gets its own pid and its grandchild's")
-    parser.add_argument("--metrics", type=Path, help="file whose text /metrics tells as well")
+    parser.add_argument("--traces", type=Path, help="file that gets a line with each request's traceparent")
+    parser.add_argument("--metrics", type=Path, help="file whose text /metrics tells as well; missing: 404")
     parser.add_argument("--load-s", type=float, default=0.0, help="/health is 503 with progress for so long")
     parser.add_argument("--health-503-forever", action="store_true")
     parser.add_argument("--exit-at-load", type=int, help="exit code, or minus a signal to die by")
@@ -107,6 +108,8 @@ async def _models(request: web.Request) -> web.Response:
 
 async def _metrics(request: web.Request) -> web.Response:
     more = request.app[ARGUMENTS].metrics
+    if more and not more.exists():
+        return web.Response(status=404)
     head = "# HELP fake_steps_total Words made\n# TYPE fake_steps_total counter\n"
     text = f"{head}fake_steps_total {request.app[FAULTS].n_steps}\n"
     return web.Response(body=text.encode() + (more.read_bytes() if more else b""))
@@ -182,6 +185,9 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 
 async def _say(request: web.Request, *, is_chat: bool) -> web.StreamResponse:
     arguments, body = request.app[ARGUMENTS], await request.json()
+    if arguments.traces is not None:
+        with arguments.traces.open("a") as traces:
+            traces.write(request.headers.get("traceparent", "") + "\n")
     answer = _answer(arguments, body, is_chat=is_chat)
     kind = "text_completion" if not is_chat else "chat.completion.chunk" if body.get("stream") else "chat.completion"
     id_ = "chatcmpl-1" if is_chat else "cmpl-1"
@@ -242,7 +248,7 @@ async def _begin(app: web.Application) -> None:
 
 def make_app(arguments: argparse.Namespace) -> web.Application:
     """Also for a test's own process, where nothing may be armed that ends the engine."""
-    app = web.Application(middlewares=[_want_key])
+    app = web.Application(middlewares=[_want_key], client_max_size=64 << 20)
     app[ARGUMENTS] = arguments
     app[FAULTS] = Faults()
     app.on_startup.append(_begin)

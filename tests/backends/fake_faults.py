@@ -11,6 +11,7 @@
     repeat         an error of status `code` that is made of nothing but what was asked, as JSON or as an event
     garbage        bytes that are neither JSON nor an event, and the connection closes
     cut            the connection closes inside an event
+    slow           each word takes `s` seconds more while it is armed
     slow_start     `/health` is 503 for `s` seconds from now on
     exit_at_load   ends with `code` before it listens (at start only)
     none           disarms
@@ -27,6 +28,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,6 +46,7 @@ KINDS: Final = frozenset(
         "repeat",
         "garbage",
         "cut",
+        "slow",
         "slow_start",
         "exit_at_load",
     }
@@ -146,6 +149,10 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
         case "hang":
             await faults.changed.wait()
             return await strike(request, stream, n_words=n_words)
+        case "slow":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fault.s):
+                    await faults.changed.wait()
         case "error_event":
             return await _die(request, stream, fault.exit_after_s)
         case "repeat":

@@ -198,8 +198,11 @@ async def test_error_500_comes_instead_of_an_answer(engine: aiohttp.ClientSessio
         assert (status, body["error"]["code"]) == (500, 500)
 
 
-async def test_hanging_stream_stalls_with_good_health_until_it_is_disarmed(engine: aiohttp.ClientSession) -> None:
-    await arm(engine, kind="hang", after_words=2)
+@pytest.mark.parametrize("fault", [{"kind": "hang"}, {"kind": "slow", "s": 1000}])
+async def test_stalled_stream_has_good_health_until_it_is_disarmed(
+    engine: aiohttp.ClientSession, fault: dict[str, Any]
+) -> None:
+    await arm(engine, **fault, after_words=2)
     async with engine.post(CHAT, json={"messages": [USER], "stream": True}) as response:
         said = events(response)
         assert [words_of(await anext(said)) for _ in range(3)] == [{}, {"reasoning": "r1"}, {"reasoning": " r2"}]

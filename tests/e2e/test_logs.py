@@ -85,3 +85,27 @@ def test_nothing_went_wrong_that_was_not_foreseen(printed: str) -> None:
 def test_every_request_has_its_line(printed: str) -> None:
     for path in (CHAT, COMPLETIONS, "/chat"):
         assert f'"path": "/demo{path}", "status": 200' in printed
+
+
+def test_one_name_finds_a_request_in_the_gateways_log_and_in_the_engines(server: Program) -> None:
+    demo = Client(server.url("/demo"))
+    for name, path, fields in (
+        ("whole-1", CHAT, {}),
+        ("stream-1", CHAT, {"stream": True}),
+        ("wrong-1", CHAT, {"n": 99}),
+    ):
+        answer = demo.post(path, chat("Hi", **fields), headers={"x-request-id": name})
+        assert answer.headers["x-request-id"] == name
+    until(lambda: '"wrong-1"' in server.printed(), what="the last line of the log")
+    lines = server.printed().splitlines()
+    for name in ("whole-1", "stream-1"):
+        until(lambda name=name: f'\\"{name}\\"' in server.printed(), what="the engine's line")  # type: ignore[misc]
+        assert any(f'"request_id": "{name}"' in line and '"event": "request"' in line for line in lines)
+
+
+def test_a_path_that_is_not_there_is_not_logged_as_it_was_written(server: Program) -> None:
+    Client(server.url("/demo")).get("/my-secret-path", headers={"x-request-id": "lost-1"})
+    until(lambda: '"lost-1"' in server.printed(), what="its line")
+    (line,) = [line for line in server.printed().splitlines() if '"lost-1"' in line]
+    assert '"path": "other"' in line
+    assert "my-secret-path" not in server.printed()

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
@@ -34,6 +34,9 @@ from gguf_server.listening.site import Entrance
 from gguf_server.service import Service
 from gguf_server.settings import FailoverSettings, ServerSettings, ServiceSettings, Settings
 from tests.backends.fake_engine import command
+
+if TYPE_CHECKING:
+    from gguf_server.tracing import Tracing
 
 KEY = "test-key"
 CALM = FailoverSettings(failback=False)
@@ -186,15 +189,16 @@ async def gateway(
     failover: FailoverSettings = CALM,
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
+    tracing: Tracing | None = None,
     listening: Mapping[str, Any] = MappingProxyType({}),
-    books: Mapping[str, Any] | None = None,
+    books: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
     Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
-    `listening` holds tables of the configuration beside `server`.
-    `books` are the tables [usage] and [audit]; without, none are kept.
+    `listening` holds tables of the configuration beside `server`; `books` are the tables [usage] and [audit], without
+    which none are kept.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -222,9 +226,11 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        tables = {"server": server, "usage": {"enabled": False}, **listening, **(books or {})}
+        tables = {"server": server, "usage": {"enabled": False}, **listening, **books}
         all_settings = Settings.model_validate(tables)
-        shared = shared_parts.Gateway(all_settings, keyring, {"fake": service}, limiter=limiter or Limiter())
+        shared = shared_parts.Gateway(
+            all_settings, keyring, {"fake": service}, limiter=limiter or Limiter(), tracing=tracing
+        )
         keeping = AsyncExitStack()
         await keeping.enter_async_context(keeping_books(shared))
         runner = web.AppRunner(make_app(shared, {"": service}), access_log=None, handler_cancellation=True)
@@ -238,8 +244,8 @@ async def gateway(
                 yield Gateway(service, f"{entrance.scheme}://127.0.0.1:{port}", session, Path(folder), entrance)
         finally:
             await runner.cleanup()
-            entrance.close()
             await keeping.aclose()
+            entrance.close()
             owner.cancel()
             await asyncio.wait([owner])
             assert service.n_in_flight == 0

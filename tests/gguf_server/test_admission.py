@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from gguf_server.admission import Admission, Turnstile
 from gguf_server.errors import QueueFull
+from gguf_server.turnstile import Visitor
 
 
 class TurnstileMachine(RuleBasedStateMachine):
@@ -147,6 +148,69 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_passes_the_turn_on()
     async with asyncio.timeout(5):
         await last_entered.wait()
         await asyncio.wait([second, third])
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def test_a_waiter_cancelled_just_before_its_turn_gives_its_place_back_once() -> None:
+    admission = Admission(max_concurrent=1, max_queue=4)
+    entered, leave = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(hold(admission, entered, leave))
+    await entered.wait()
+    second = asyncio.create_task(hold(admission, asyncio.Event(), leave))
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    leave.set()  # the first one's step comes before that in which the second learns of its end
+    second.cancel()
+    await asyncio.wait([first, second])
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+async def visit(admission: Admission, visitor: Visitor, inside: list[str], leave: asyncio.Event) -> None:
+    async with admission.permit(visitor):
+        inside.append(visitor.key)
+        await leave.wait()
+
+
+async def test_the_place_in_a_full_queue_goes_to_a_key_that_waits_less() -> None:
+    admission = Admission(max_concurrent=1, max_queue=2)
+    inside: list[str] = []
+    leave = asyncio.Event()
+    jobs = [asyncio.create_task(visit(admission, Visitor("batch"), inside, leave)) for _ in range(3)]
+    while admission.n_queued < 2:
+        await asyncio.sleep(0)
+    ward = asyncio.create_task(visit(admission, Visitor("ward"), inside, leave))
+    await asyncio.wait([jobs[2]])
+    assert isinstance(jobs[2].exception(), QueueFull)
+    assert (admission.n_running, admission.n_queued) == (1, 2)
+    leave.set()
+    await asyncio.wait([*jobs, ward])
+    assert sorted(inside) == ["batch", "batch", "ward"]
+    assert (admission.n_running, admission.n_queued) == (0, 0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_waiter_cancelled_as_it_loses_its_place_takes_none_with_it(cancelled_first: bool) -> None:
+    admission = Admission(max_concurrent=1, max_queue=1)
+    inside: list[str] = []
+    leave = asyncio.Event()
+    jobs = [asyncio.create_task(visit(admission, Visitor(key), inside, leave)) for key in ("batch", "batch")]
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    urgent = visit(admission, Visitor("ward", rank=0), inside, leave)
+    if cancelled_first:
+        jobs[1].cancel()
+        ward = asyncio.create_task(urgent)
+    else:
+        ward = asyncio.create_task(urgent)
+        asyncio.get_running_loop().call_soon(jobs[1].cancel)
+    await asyncio.wait([jobs[1]])
+    assert jobs[1].cancelled() or isinstance(jobs[1].exception(), QueueFull)
+    while not admission.n_queued:
+        await asyncio.sleep(0)
+    assert (admission.n_running, admission.n_queued) == (1, 1)
+    leave.set()
+    await asyncio.wait([*jobs, ward])
+    assert inside == ["batch", "ward"]
     assert (admission.n_running, admission.n_queued) == (0, 0)
 
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpServer
 
 from backends.base import Endpoint
-from gguf_server.engine_client import EngineClient, EngineError
+from gguf_server.engine_client import EngineClient, EngineError, Fault
 from gguf_server.errors import BadRequest, ContextExceeded, GatewayError, ModelNotFound, QueueFull
 
 # The shapes that vLLM, llama-server and the worker use.
@@ -74,3 +74,12 @@ async def test_an_engine_that_is_not_there_is_a_failure(unused_tcp_port: int) ->
     with pytest.raises(EngineError):
         await client.post_json("/v1/x", {}, "req-1")
     await client.close()
+
+
+async def test_an_engine_that_was_given_up_meanwhile_is_a_failure(unused_tcp_port: int) -> None:
+    client = EngineClient(Endpoint(f"http://127.0.0.1:{unused_tcp_port}", "key"))
+    await client.close()
+    for asking in (client.post_json("/v1/x", {}, "req-1"), client.metrics(timeout_s=1.0)):
+        with pytest.raises(EngineError) as failed:
+            await asking
+        assert failed.value.fault is Fault.GIVEN_UP

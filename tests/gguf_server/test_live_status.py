@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gguf_server.api.ops_answers import ServiceStatus
 from tests.gguf_server.gateway import gateway
 
 
@@ -28,7 +29,9 @@ async def test_status_tells_which_engine_failed_whom_and_who_took_over() -> None
         assert (reply.is_done, reply.error) == (True, None)
         await gate.until(lambda: gate.link("a").serving is None)
         _, status = await gate.get("/status")
-        told = {entry["scope"]: entry for entry in status["live"]["recent_failovers"]}
+        assert ServiceStatus.model_validate(status).live.recent_failovers[0].source == "a"
+        newest_last = reversed(status["live"]["recent_failovers"])
+        told = {entry["scope"]: entry for entry in newest_last}
         assert (told["request"]["from"], told["request"]["to"], told["request"]["reason"]) == ("a", "b", "broke_off")
         assert (told["service"]["from"], told["service"]["to"]) == ("a", "b")
         assert told["request"]["at"] <= status["timestamp"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 
 from gguf_server.api.openapi import describe
 from gguf_server.api.operations import Operation, Unlisted, operation_of
+from gguf_server.errors import Conflict, GatewayError, MethodNotAllowed, NotFound
 from gguf_server.settings import DocsSettings, Settings
 from tests.gguf_server.listeners import of_presets, shared_listener
 
@@ -73,6 +75,18 @@ def test_schemas_say_what_fields_are_and_what_they_may_be(tmp_path: Path) -> Non
     temperature: dict[str, Any] = schemas["ChatCompletionRequest"]["properties"]["temperature"]
     assert temperature["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 2}
     assert schemas["ErrorAnswer"]["required"] == ["error"]
+
+
+def test_every_error_is_told_of_somewhere(tmp_path: Path) -> None:
+    document = json.dumps(describe(shared_listener(of_presets("demo"), tmp_path)))
+
+    def kinds(of: type[GatewayError]) -> set[type[GatewayError]]:
+        return {of, *(kind for below in of.__subclasses__() for kind in kinds(below))}
+
+    ours = {kind for kind in kinds(GatewayError) if not kind.__name__.startswith("_")}
+    of_every_path = {NotFound, MethodNotAllowed}
+    of_administration = {Conflict}
+    assert not [kind for kind in ours - of_every_path - of_administration if f"`{kind.code}`" not in document]
 
 
 async def test_the_document_needs_no_key(aiohttp_client: AiohttpClient, tmp_path: Path) -> None:

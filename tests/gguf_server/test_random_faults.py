@@ -19,13 +19,14 @@ import pytest
 from gguf_server import chain
 from gguf_server.failover import Phase
 from gguf_server.settings import FailoverSettings
+from tests.backends.fake_answers import counted_answer
+from tests.backends.fake_engine import numbered
 from tests.gguf_server.gateway import Gateway, Reply, gateway
 
 N_ROUNDS = int(os.environ.get("GGUF_FAULT_ROUNDS", "12"))
 ROUNDS_PER_GATEWAY = 6
 N_WORDS, N_THOUGHTS = 24, 6
-WORDS = "".join(f"{' ' if i > 1 else ''}w{i}" for i in range(1, N_WORDS + 1))
-THOUGHTS = " ".join(f"r{i}" for i in range(1, N_THOUGHTS + 1))
+WORDS = "".join(numbered("w", N_WORDS))
 ENGINE = ("--answer-words", str(N_WORDS), "--reasoning-words", str(N_THOUGHTS), "--token-s", "0.004")
 KINDS = ("none", "exit", "kill", "stop", "hang", "error_500", "error_event", "garbage", "cut")
 MOVING = (Phase.STARTING, Phase.ENDING)
@@ -68,14 +69,12 @@ def verdict(reply: Reply, body: dict[str, Any]) -> str:
         assert WORDS.startswith(reply.text) if reply.status == 200 else reply.status == 500
         return "lost"
     assert reply.status == 200
-    n_words = body.get("max_tokens", N_WORDS + N_THOUGHTS)
-    thoughts = THOUGHTS if "prompt" not in body else ""
-    n_thoughts = N_THOUGHTS if thoughts else 0
-    assert reply.said("reasoning_content") == " ".join(thoughts.split()[:n_words])
-    assert reply.text == " ".join(WORDS.split()[: max(n_words - n_thoughts, 0)])
-    assert reply.finish == ("length" if n_words < N_WORDS + n_thoughts else "stop")
+    expected = counted_answer(body, n_words=N_WORDS, n_thoughts=N_THOUGHTS)
+    assert reply.said("reasoning_content") == expected.reasoning
+    assert reply.text == expected.content
+    assert reply.finish == expected.finish
     if usage := next((event["usage"] for event in reply.events if event.get("usage")), None):
-        assert usage["completion_tokens"] == min(n_words, N_WORDS + n_thoughts)
+        assert usage["completion_tokens"] == expected.n_tokens
     return "whole"
 
 

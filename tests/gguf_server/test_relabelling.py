@@ -44,7 +44,7 @@ def test_names_stay_and_labels_say_whose_they_are() -> None:
 def test_a_family_of_two_engines_is_there_once() -> None:
     shown = lines((VLLM_TEXT, ONE), (VLLM_TEXT, OTHER))
     heads = [line for line in shown if line.startswith("# TYPE")]
-    assert len(heads) == len(set(heads)) == 4
+    assert len(heads) == len(set(heads)) == 5
     assert sum(line.startswith("vllm:generation_tokens_total{") for line in shown) == 2
 
 

@@ -10,6 +10,8 @@ import pytest
 from aiohttp import web
 from pytest_aiohttp.plugin import AiohttpClient
 
+from gguf_server import events
+from gguf_server.dialect_errors import error_fields, status_of
 from gguf_server.engine_client import EngineError
 from gguf_server.middleware import STREAM, identify_and_log, render_errors
 from gguf_server.relay import EventStream
@@ -115,3 +117,21 @@ async def test_a_failure_before_the_first_event_keeps_its_status(aiohttp_client:
     response, body = await read(aiohttp_client, app_streaming([], EngineError("gone")))
     assert response.status == 500
     assert b'"code":"engine_failed"' in body
+
+
+TOO_COMPLEX = "the grammar is too complex to go on with"
+LOST = {"error": {"message": TOO_COMPLEX, "type": "server_error", "code": "engine_failed"}}
+
+
+def test_a_grammar_that_cannot_be_followed_is_the_clients_as_an_answer() -> None:
+    message, _, code = error_fields(LOST)
+    assert (status_of(500, LOST), code) == (400, "grammar_not_followed")
+    assert message == TOO_COMPLEX
+    assert status_of(500, {"error": {"message": "the engine failed inside this request"}}) == 500
+
+
+async def test_a_grammar_that_cannot_be_followed_is_the_clients_in_a_stream(aiohttp_client: AiohttpClient) -> None:
+    """Another engine would come no further, and this one is well."""
+    _, body = await read(aiohttp_client, app_streaming([EVENTS[0], events.encode(LOST), DONE]))
+    assert b'"code":"grammar_not_followed"' in body
+    assert body.endswith(DONE)

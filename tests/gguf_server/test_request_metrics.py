@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import gguf_server
 from gguf_server.admission import Admission
 from gguf_server.chain import EngineChain
 from gguf_server.metrics.requests import RequestMetrics
@@ -84,6 +87,16 @@ def test_a_code_that_an_engine_made_up_is_no_label() -> None:
     for number in range(100):
         metrics.observe(ended(status=400, error=f"made_up_{number}"))
     assert values(metrics)["gguf_request_errors_total", "other", "demo", "400"] == 100.0
+
+
+def test_every_code_of_ours_is_a_label() -> None:
+    package = Path(gguf_server.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'\bcode ?= ?"([a-z_]+)"', source)}
+    metrics = RequestMetrics()
+    for code in codes:
+        metrics.observe(ended(status=400, error=code))
+    assert {key[1] for key in values(metrics) if key[0] == "gguf_request_errors_total"} == codes
 
 
 def test_a_listener_tells_of_its_own_services_alone() -> None:

@@ -56,7 +56,7 @@ export class Sparkline {
 
   add(value) {
     this.values = [...this.values, value ?? 0].slice(-this.nValues);
-    this.element.classList.toggle("unknown", value == null);
+    this.element.classList.toggle("unknown", value == null || this.values.length < 2);
     const highest = Math.max(...this.values, 1);
     const first = this.nValues - this.values.length;
     const points = this.values.map((v, i) => `${first + i},${(19 - (18 * v) / highest).toFixed(1)}`);

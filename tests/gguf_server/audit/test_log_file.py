@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import gzip
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gguf_server.audit import log_file
 from gguf_server.audit.files import files_of, in_order, lines_of
@@ -210,11 +214,44 @@ def test_a_full_disk_leaves_no_torn_line(audit: Path, monkeypatch: pytest.Monkey
 
     with opened(audit) as file:
         file.append([{"event": "request", "name": "a"}])
-        with monkeypatch.context() as patch:
-            patch.setattr(log_file, "_write", half)
+        with monkeypatch.context() as disk:
+            disk.setattr(log_file, "_write", half)
             with pytest.raises(OSError, match="No space"):
                 file.append([{"event": "request", "name": "b"}])
         file.append([{"event": "request", "name": "b"}])
         file.sync()
     assert told(audit) == ["a", "b"]
     assert verdict_on(audit).is_sound
+
+
+@given(st.lists(st.sampled_from(["append", "sync", "restart", "crash", "tear", "rename", "rename while stopped"])))
+@settings(max_examples=40)
+def test_whatever_happens_that_nobody_meant_harm_with_the_chain_is_sound(events: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder, patch.object(os, "fsync"):
+        audit = Path(folder) / "audit.jsonl"
+        file = LogFile(audit, KEYS, Rotation(daily=False, max_bytes=900))
+        file.open()
+        names = []
+        for number, event in enumerate(events):
+            if event == "append":
+                names.append(str(number))
+                file.append([{"event": "request", "name": names[-1]}])
+            elif event == "sync":
+                file.sync()
+            elif event == "rename" and audit.exists():
+                audit.rename(f"{audit}.{number}")
+            else:
+                if event == "restart":
+                    file.sync()
+                file.close()
+                if event == "tear":
+                    audit.write_bytes((audit.read_bytes() if audit.exists() else b"") + b'{"seq":')
+                if event == "rename while stopped" and audit.exists():
+                    audit.rename(f"{audit}.{number}")
+                file = LogFile(audit, KEYS, Rotation(daily=False, max_bytes=900))
+                file.open()
+        file.append([{"event": "request", "name": "end"}])
+        file.sync()
+        file.close()
+        assert [name for name in told(audit) if name != "torn_line"] == [*names, "end"]
+        assert verdict_on(audit).faults == []

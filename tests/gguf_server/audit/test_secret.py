@@ -11,6 +11,7 @@ from gguf_server.api.schemas import ChatForm
 from gguf_server.audit import secret
 from gguf_server.audit.prompt_hash import PromptHasher, prompt_hash
 from gguf_server.audit.secret import AuditError
+from gguf_server.errors import BadRequest
 from tests.gguf_server.audit.chains import KEYS, OTHER_KEYS
 
 
@@ -68,6 +69,14 @@ def test_other_messages_other_roles_and_other_keys_have_other_hashes() -> None:
 async def test_a_large_prompt_has_the_hash_that_a_small_one_would_have() -> None:
     hasher = PromptHasher(KEYS.prompt)
     assert await hasher.hash("prompt", "a", n_bytes=10 << 20) == await hasher.hash("prompt", "a", n_bytes=1)
+
+
+def test_a_prompt_that_is_nested_too_deeply_is_the_clients_mistake() -> None:
+    nested: list[object] = []
+    for _ in range(300):
+        nested = [nested]
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        prompt_hash(KEYS.prompt, "prompt", nested)
 
 
 def _hash(chat: ChatCompletionRequest) -> str:

@@ -250,3 +250,20 @@ async def test_a_key_of_the_file_shares_its_limit_between_gateways(redis_server:
             assert (await here.ask()).headers["x-ratelimit-remaining-requests"] == "1"
             assert (await there.ask()).headers["x-ratelimit-remaining-requests"] == "0"
             assert (await here.ask()).status == 429
+
+
+async def test_what_a_client_was_sent_before_it_left_is_put_right_in_redis_too(redis_server: RedisServer) -> None:
+    async with (
+        shared(redis_server) as store,
+        engine("--answer-words", "2000", "--token-s", "0.002") as url,
+        quick_gateway(url, Limiter(KeyLimits(tokens_per_minute=100_000), shared=store)) as client,
+    ):
+        body = {"messages": [{"role": "user", "content": "Count"}], "stream": True, "max_tokens": 8000}
+        async with client.session.post(f"{client.url}/v1/chat/completions", json=body) as response:
+            for _ in range(20):
+                await response.content.readline()
+            assert int(response.headers["x-ratelimit-remaining-tokens"]) < 92_000
+            response.close()
+        await client.until(lambda: client.service.n_in_flight == 0)
+        async with client.session.get(f"{client.url}/v1/models") as response:
+            assert 98_000 < int(response.headers["x-ratelimit-remaining-tokens"]) < 99_995

@@ -246,12 +246,16 @@ async def test_a_batch_job_does_not_keep_a_ward_waiting() -> None:
         assert {(await job).status for job in jobs} == {200}
 
 
-async def test_status_says_where_it_is_counted_and_what_was_refused() -> None:
+async def test_status_and_metrics_say_where_it_is_counted_and_what_was_refused() -> None:
     async with limited(KeyLimits(requests_per_minute=1)) as (client, _):
         await client.ask()
         await client.ask()
         _, body = await client.get("/status")
         assert body["limits"] == {"store": "memory", "refused": {"requests": 1, "tokens": 0}}
+        async with client.session.get(f"{client.url}/metrics") as response:
+            lines = (await response.text()).splitlines()
+        assert 'gguf_rate_limited_requests_total{limit="requests"} 1.0' in lines
+        assert "gguf_limits_store_reachable 1.0" in lines
 
 
 async def used_tokens(client: Gateway) -> int:

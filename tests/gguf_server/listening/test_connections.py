@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,7 +15,7 @@ from gguf_server.listening import connections
 from gguf_server.listening.clients import client_behind, counted_as, is_exempt
 from gguf_server.listening.connections import Connections
 from gguf_server.settings_listening import ConnectionSettings
-from tests.gguf_server.gateway import gateway
+from tests.gguf_server.gateway import KEY, gateway
 from tests.gguf_server.listening.wire import get, wire_to
 
 PROXIES = [ip_network("10.0.0.0/24"), ip_network("fd00::/8")]
@@ -21,8 +23,10 @@ PROXIES = [ip_network("10.0.0.0/24"), ip_network("fd00::/8")]
 
 class Idle:
     is_aborted = False
+    n_checks = 0
 
-    def check(self, now: float) -> None: ...
+    def check(self, now: float) -> None:
+        self.n_checks += 1
 
     def abort(self) -> None:
         self.is_aborted = True
@@ -58,6 +62,18 @@ async def test_a_client_has_its_share_and_others_theirs() -> None:
     assert register.enter(Idle(), "::ffff:192.168.1.7") is None
     register.close()
     assert all(connection.is_aborted for connection in mine[1:])
+
+
+async def test_a_server_that_stood_still_blames_nobody() -> None:
+    register, connection = Connections(ConnectionSettings()), Idle()
+    register.enter(connection, "1.2.3.4")
+    now = asyncio.get_running_loop().time()
+    register._look(now - 5)
+    assert connection.n_checks == 0
+    register._look(now)
+    assert connection.n_checks == 1
+    register.leave(connection)
+    register.close()
 
 
 async def test_whom_nobody_has_time_to_turn_away_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +127,27 @@ def test_many_may_be_behind_loopback_and_proxies() -> None:
     ]
 
 
+async def test_an_expectation_nobody_can_meet_is_refused_in_our_shape() -> None:
+    async with gateway(()) as gw, wire_to(gw.url) as wire:
+        wire.send(get(more="Expect: miracles\r\n"))
+        answer = await wire.answer()
+        assert (answer.status, answer.code) == (417, "expectation_failed")
+        assert b"miracles" not in answer.body
+        assert await wire.rest() == b""
+
+
+async def test_new_limits_hold_for_new_connections() -> None:
+    async with gateway((), listening={"connections": {"idle_timeout_s": 1000}}) as gw, wire_to(gw.url) as old:
+        old.send(get())
+        await old.answer()
+        gw.entrance.connections.limits = ConnectionSettings(max_connections=1)
+        async with wire_to(gw.url) as wire:
+            wire.send(get())
+            assert (await wire.answer()).status == 503
+        old.send(get())
+        assert (await old.answer()).status != 429
+
+
 NOT_HTTP = [
     (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
@@ -144,3 +181,14 @@ async def test_what_is_no_http_is_told_in_our_shape_and_not_repeated(
     told = caplog.text + str(logs) + answer.body.decode()
     assert "SECRET" not in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("trusted", "client"), [(["127.0.0.0/8"], "203.0.113.9"), ([], "127.0.0.1")])
+async def test_the_audit_names_the_client_behind_a_trusted_proxy(
+    tmp_path: Path, trusted: list[str], client: str
+) -> None:
+    tables = {"connections": {"trusted_proxies": trusted}, "audit": {"file": tmp_path / "audit.jsonl"}}
+    async with gateway((), listening=tables) as gw, wire_to(gw.url) as wire:
+        wire.send(get("/v1/models", more=f"Authorization: Bearer {KEY}\r\nX-Forwarded-For: 1.1.1.1, 203.0.113.9\r\n"))
+        assert (await wire.answer()).status == 200
+    assert f'"{client}"' in (tmp_path / "audit.jsonl").read_text()

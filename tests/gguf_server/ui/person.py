@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,11 +38,12 @@ class Person:
         return self.page.locator("#answer-status")
 
     async def open(self, *, key: str | None = KEY, view: str = "chat") -> None:
-        await self.page.goto(f"{self.url}/ui#{view}")
-        await expect(self.page.locator("#key-dialog")).to_be_visible()
+        """`key`: given in this tab before; without one it is asked for."""
         if key is not None:
-            await self.give_key(key)
-            await expect(self.page.locator("#key-dialog")).to_be_hidden()
+            await self.page.add_init_script(f"sessionStorage.setItem('gguf-server.key', {key!r})")
+        await self.page.goto(f"{self.url}/ui#{view}")
+        if key is not None:
+            await expect(self.page.locator("#service option")).not_to_have_count(0)
 
     async def give_key(self, key: str) -> None:
         await self.page.locator("#key").fill(key)
@@ -73,7 +75,11 @@ class Person:
 
 @asynccontextmanager
 async def visit(
-    browser: Browser, gateway: Gateway, *, refusals: Collection[int] = (), **context: Any
+    browser: Browser,
+    gateway: Gateway,
+    *,
+    refusals: Collection[int] = (),
+    context: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncIterator[Person]:
     """Someone who speaks English, unless told otherwise, with a tab of their own.
 

@@ -58,7 +58,9 @@ async def test_axe_finds_nothing_in_any_view(browser: Browser, gw: Gateway, axe:
         await person.open(key=None)
         assert await violations(page, axe) == []
         await person.give_key(KEY)
+        await expect(page.locator("#add-image")).to_be_enabled()
         await person.paste_image("one.png", how="drop")
+        await expect(page.locator("#thumbnails li")).to_have_count(1)
         await person.ask("What is this?")
         await person.see_end()
         await page.locator("details.thought summary").click()
@@ -123,14 +125,17 @@ async def test_enter_that_ends_a_composed_letter_sends_nothing(browser: Browser,
         await expect(person.answers).to_have_count(0)
 
 
-async def test_nothing_is_wider_than_a_phone(browser: Browser, gw: Gateway) -> None:
-    async with visit(browser, gw, viewport={"width": 360, "height": 700}) as person:
+async def test_nothing_is_wider_than_a_phone_where_enter_begins_a_line(browser: Browser, gw: Gateway) -> None:
+    phone = {"viewport": {"width": 360, "height": 700}, "is_mobile": True, "has_touch": True}
+    async with visit(browser, gw, context=phone) as person:
         page = person.page
         await person.open()
         await page.locator("#options summary").click()
         assert await widths(page) == [360, 360]
         await page.locator("#options summary").click()
         await person.ask("w" * 200)
+        await expect(person.question).to_have_value("w" * 200 + "\n")
+        await page.locator("#send").tap()
         await expect(person.answers.locator(".facts")).to_be_visible()
         assert await widths(page) == [360, 360]
         await person.answers.locator(".actions button").last.click()
@@ -167,7 +172,7 @@ async def widths(page: Page) -> list[int]:
 
 
 async def test_the_language_is_the_browsers_until_another_is_chosen(browser: Browser, gw: Gateway) -> None:
-    async with visit(browser, gw, locale="vi-VN") as person:
+    async with visit(browser, gw, context={"locale": "vi-VN"}) as person:
         await person.open()
         await expect(person.page.locator("html")).to_have_attribute("lang", "vi")
         await expect(person.page.locator("#send")).to_have_text("Gửi")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import Browser, expect
 
@@ -19,26 +21,38 @@ CARDS = [
 
 
 async def test_engines_are_shown_and_a_failover_with_its_reason(browser: Browser) -> None:
-    async with gateway((), (), standby="warm") as gw, visit(browser, gw) as person:
+    engine = ("--answer-words", "30")
+    async with gateway(engine, engine, standby="warm") as gw, visit(browser, gw) as person:
         await gw.until_up("a", "b")
+        await person.page.clock.install()
         await person.open(view="dashboard")
         first, second = person.page.locator(".engine").nth(0), person.page.locator(".engine").nth(1)
         await expect(first.get_by_text("answers now")).to_be_visible()
         await expect(first.locator(".pill")).to_have_text("Ready")
         await expect(second.get_by_text("answers now")).to_be_hidden()
         await expect(person.page.locator("#cards")).to_contain_text("no GPU")
-        await gw.arm("a", "exit", code=3)
-        await gw.ask()
+        await expect(person.page.locator(".failovers")).not_to_contain_text("a → b")
+        await gw.arm("a", "exit", code=3, after_words=3)
+        assert (await gw.ask(stream=True)).n_failovers == 0  # it moved behind its headers
+        await gw.until(lambda: gw.link("a").failed_at is not None)
+        async with person.page.expect_response("**/status"):
+            await person.page.clock.run_for(2100)
         await expect(first.locator(".pill")).to_have_text("Failed")
         await expect(first.locator(".why")).to_contain_text("it crashed")
         await expect(first).to_contain_text("exit code 3")
         await expect(second.get_by_text("answers now")).to_be_visible()
         await expect(person.page.locator("#dashboard-news")).to_have_text("Fake: b answers now.")
+        failovers = person.page.locator(".failovers li")
+        await expect(failovers.filter(has_text=re.compile("a → b, it (crashed|stopped answering)$"))).to_have_count(1)
+        await expect(failovers.filter(has_text="a → b, its answer broke off, requests: 1")).to_have_count(1)
+        figures = person.page.locator(".service > .figures")
+        await expect(figures).to_contain_text("First token after")
+        await expect(figures).to_contain_text("95%:")
 
 
 async def test_memory_of_each_gpu_is_shown(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "read", lambda: CARDS)
-    async with gateway(()) as gw, visit(browser, gw, locale="vi-VN") as person:
+    async with gateway(()) as gw, visit(browser, gw, context={"locale": "vi-VN"}) as person:
         await person.open(view="dashboard")
         cards = person.page.locator("#cards .figure")
         await expect(cards.nth(0)).to_contain_text("GPU 0: RTX 5060 Ti")

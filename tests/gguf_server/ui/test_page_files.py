@@ -16,6 +16,7 @@ from gguf_server.app import make_app
 from gguf_server.chain import EngineChain
 from gguf_server.gateway import Gateway
 from gguf_server.keys import KeyRing
+from gguf_server.limits.policy import KeyLimits
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
 from gguf_server.settings_ui import UiSettings
@@ -109,6 +110,14 @@ async def test_services_are_told_to_who_has_a_key_each_once(client: TestClient[A
     assert told == [("/qwen", "qwen", "qwen-1b", False), ("/gemma", "gemma", "gemma-1b", True)]
     assert body["services"][0]["defaults"]["temperature"] == 0.7
     assert body["max_body_bytes"] == 10 * 1024 * 1024
+
+
+async def test_a_key_is_told_of_the_services_it_may_ask(aiohttp_client: Any, tmp_path: Any) -> None:
+    gateway = shared(tmp_path)
+    gateway.limiter.defaults = KeyLimits(services=("gemma",))
+    client = await aiohttp_client(make_app(gateway, gateway.shared_mounts))
+    body = await (await client.get("/ui/services", headers=AUTHORIZED)).json()
+    assert [of["name"] for of in body["services"]] == ["gemma"]
 
 
 async def test_a_listener_of_one_service_has_the_page_for_that_one(aiohttp_client: Any, tmp_path: Any) -> None:

@@ -116,9 +116,11 @@ def test_only_requests_of_a_key_to_a_model_are_accounted_for() -> None:
     assert account_of(record()) == Account(DAY, "k1", "demo", "m", "vllm")
     assert account_of(record(key_id=None, status=401)) is None
     assert account_of(record(service=None)) is None
-    status = record()
+    status, action = record(), record()
     status.method = "GET"
+    action.path = "/admin/services/{service}/drain"
     assert account_of(status) is None
+    assert account_of(action) is None
 
 
 def test_a_request_is_counted_as_answered_refused_or_failed() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.e2e.client import CHAT, COMPLETIONS, Json, chat, user
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+
+Json = dict[str, Any]
 
 MARKER = "bí-mật-7f3a"
 """Of letters that are written in several ways: whoever prints it in any of those has told it."""
@@ -23,6 +26,15 @@ SPELLINGS = (
     PLAIN,
     str(list(PLAIN.encode()))[1:-1],
 )
+
+
+def user(content: Any) -> Json:
+    return {"role": "user", "content": content}
+
+
+def chat(**fields: Any) -> Json:
+    return {"messages": [user(MARKER)], "max_tokens": 1, **fields}
+
 
 PIXEL = "data:image/png;base64," + base64.b64encode(MARKER.encode()).decode()
 
@@ -83,22 +95,22 @@ MESSAGES: list[Any] = [
 
 def posts() -> Iterator[tuple[str, Json]]:
     for stream in (False, True):
-        yield CHAT, chat(MARKER, stream=stream)
-        yield COMPLETIONS, {"prompt": MARKER, "max_tokens": 2, "stream": stream}
-        yield "/chat", {"message": MARKER, "system": MARKER, "max_tokens": 2, "stream": stream}
+        yield CHAT, chat(stream=stream)
+        yield COMPLETIONS, {"prompt": MARKER, "max_tokens": 1, "stream": stream}
+        yield "/chat", {"message": MARKER, "system": MARKER, "max_tokens": 1, "stream": stream}
     for field, values in FIELDS.items():
         for value in values:
-            yield CHAT, chat(MARKER, **{field: value})
+            yield CHAT, chat(**{field: value})
     for messages in MESSAGES:
-        yield CHAT, {"messages": messages, "max_tokens": 2}
-        yield "/chat", {"messages": messages, "max_tokens": 2}
-    yield "/chat", {"prompt": MARKER, "system_prompt": MARKER, "max_tokens": 2}
+        yield CHAT, {"messages": messages, "max_tokens": 1}
+        yield "/chat", {"messages": messages, "max_tokens": 1}
+    yield "/chat", {"prompt": MARKER, "system_prompt": MARKER, "max_tokens": 1}
     yield "/chat", {"message": {MARKER: MARKER}}
-    yield COMPLETIONS, {"prompt": [MARKER, MARKER], "max_tokens": 2}
+    yield COMPLETIONS, {"prompt": [MARKER, MARKER], "max_tokens": 1}
     yield COMPLETIONS, {"prompt": {MARKER: MARKER}}
     yield COMPLETIONS, {"prompt": MARKER, "suffix": MARKER, "echo": MARKER}
     yield "/v1/embeddings", {"input": MARKER}
-    yield f"/{PLAIN}", chat(MARKER)
+    yield f"/{PLAIN}", chat()
     yield f"/v1/models/{PLAIN}", {}
 
 
@@ -149,9 +161,10 @@ def malformed(key: str) -> Iterator[bytes]:
     yield b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + secret
 
 
-def send_malformed(port: int, key: str) -> None:
+def send_malformed(connect: Callable[[], socket.socket], key: str) -> None:
     for sent in malformed(key):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with connect() as connection:
+            connection.settimeout(5)
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
             while _received(connection):

@@ -95,6 +95,7 @@ class AdminApi:
         """202: it was granted, and takes its time."""
         service = self._service(request)
         told = await wish(service)
+        request[RECORD].engine = engine
         _note(request, action, service=service.name, engine=engine)
         body = {"service": service.name, "engine": engine, "action": action, "what_happens": told}
         return json_response(body, status=202)

@@ -5,13 +5,27 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from gguf_server import config
 from gguf_server.settings import FailoverSettings, Settings
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-EXAMPLES = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+def examples(text: str) -> list[str]:
+    found: list[str] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    return found
+
+
+EXAMPLES = [example for example in examples(README) if "[services." in example]
+TABLES = [
+    pytest.param(example, id=f"{page.stem} {number}")
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs" / "operating").glob("*.md")))
+    for number, example in enumerate(examples(page.read_text(encoding="utf-8")))
+    if "[services." not in example
+]
 
 
 def read(example: str, folder: Path) -> Settings:
@@ -44,6 +58,11 @@ def test_the_settings_shown_of_the_llamacpp_engine_are_valid(tmp_path: Path) -> 
     assert services["gemma4"].engines[0].kind == "llamacpp"
     assert services["gemma4"].image_hosts == ("pacs.example",)
     assert services["search"].task == "embed"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_settings_shown_beside_the_services_are_valid(table: str, tmp_path: Path) -> None:
+    read(table + "\n[services.demo]\n", tmp_path)
 
 
 def test_the_table_of_services_agrees_with_the_presets() -> None:

@@ -108,8 +108,18 @@ class EngineChain:
         return None if number is None else self.links[number]
 
     @property
+    def is_closed(self) -> bool:
+        return self._offer.is_closed
+
+    @property
     def is_loading(self) -> bool:
         return self._offer.is_loading
+
+    @property
+    def may_answer(self) -> bool:
+        """Whether those who are with it, or wait for it, have something to wait for."""
+        is_up = any(link.serving is not None for link in self.links)
+        return is_up or self.is_loading or self._offer.is_swapping
 
     def require(self) -> Serving | None:
         """See `Offer.require`."""
@@ -160,9 +170,8 @@ class EngineChain:
 
     def close(self) -> None:
         """Grant and promise nothing more."""
-        self._offer.is_closed = True
         self._wishes.close()
-        self._offer.tell()
+        self._offer.close()
 
     def _granted(self, wish: Callable[[Sequence[Link], Preference, Number], str], number: Number) -> str:
         told = wish(self.links, self._preference, number)
@@ -173,6 +182,7 @@ class EngineChain:
     async def run(self) -> None:
         """Keep one engine serving until cancelled, which ends all."""
         loop = asyncio.get_running_loop()
+        self._wishes.begin()
         async with asyncio.TaskGroup() as lives:
             try:
                 while True:

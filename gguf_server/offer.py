@@ -50,6 +50,11 @@ class Offer:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def close(self) -> None:
+        self.is_closed = True
+        self.is_swapping = self.is_awaited = False
+        self.tell()
+
     async def wait_changed(self) -> None:
         await self._changed.wait()
 

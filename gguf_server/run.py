@@ -135,10 +135,12 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             asyncio.TaskGroup() as owners,
         ):
             lives = Lives(owners)
-            _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
+            reloader = _govern(gateway, listeners, lives, make_chain, source, has_cards=read_cards is not None)
+            hangup = partial(_hang_up, reloader, stop, was_on_terminal=os.isatty(0))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
             tell_ready(len(services))
             await stop.wait()
-            tell_stopping(settings.server.drain_s)
+            tell_stopping(gateway.settings.server.drain_s)
             stop.clear()
             every = [*gateway.services.values(), *gateway.retiring]
             await drain(every, gateway.settings.server.drain_s, hurry=stop)
@@ -153,21 +155,29 @@ def _govern(
     source: Source,
     *,
     has_cards: bool,
-) -> None:
-    """Start the engines, and let signals, files and admins change what the server is."""
+) -> Reloader:
+    """Start the engines, and let files and admins change what the server is."""
     roster = Roster(gateway, lives, make_chain, listeners.update)
     reloader = Reloader(gateway, roster, listeners, load=source.load, open_keyring=read_keyring, has_cards=has_cards)
     gateway.shared_routes += AdminApi(gateway, roster, reloader).routes()
     listeners.update()
     roster.start()
     _ = lives.begin(reloader.run(), "reloads")
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.ask, "SIGHUP")
 
     def file_changed() -> None:
         if gateway.settings.server.watch:
             reloader.ask("file change")
 
     _ = lives.begin(watch(lambda: source.files(gateway.settings), file_changed), "watch of files")
+    return reloader
+
+
+def _hang_up(reloader: Reloader, stop: asyncio.Event, *, was_on_terminal: bool) -> None:
+    """A SIGHUP: go by the configuration as it is now, or end with the terminal that was closed."""
+    if was_on_terminal and not os.isatty(0):
+        stop.set()
+    else:
+        reloader.ask("SIGHUP")
 
 
 def _chain(

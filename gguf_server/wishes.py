@@ -19,17 +19,23 @@ Granted = TypeVar("Granted")
 
 
 class Wishes:
-    """A queue with one reader. `poke` wakes it."""
+    """A queue with one reader, which `poke` wakes. As long as it has not begun, whoever asks is served at once."""
 
     def __init__(self, poke: asyncio.Event) -> None:
         self._poke = poke
         self._asked: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._has_reader = False
         self._is_closed = False
+
+    def begin(self) -> None:
+        self._has_reader = True
 
     async def ask(self, wish: Callable[[], Granted]) -> Granted:
         """What came of it, once the owner has seen to it. Raises `GatewayError`s."""
         if self._is_closed:
             raise Conflict("these engines are being ended")
+        if not self._has_reader:
+            return wish()
         answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
         self._asked.append((wish, answer))
         self._poke.set()

@@ -30,8 +30,15 @@ class Lives:
             await asyncio.wait([task])
 
     def start(self, service: str, chain: EngineChain) -> None:
-        """Have its engines started."""
+        """Have its engines started, unless it was ended before it came to that."""
+        if chain.is_closed:
+            return
         self._running[chain] = self.begin(chain.run(), f"engines of {service}")
+
+    @property
+    def leaving(self) -> dict[EngineChain, str]:
+        """Chains on their way out, and whose they are."""
+        return {chain: service for chain, (service, _) in self._leaving.items()}
 
     def leave(self, service: str, chain: EngineChain, unused: Callable[[], Awaitable[object]]) -> None:
         """End a chain's engines once `unused` has returned."""

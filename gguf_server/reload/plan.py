@@ -7,7 +7,7 @@ same card or port, after the old one has made room.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -57,16 +57,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Other engines. `after` as in `Add`; where the service itself is among them, its old engines make room."""
+    """Other engines. `after` as in `Add`. Where they are not `is_beside` the service's old engines make room first."""
 
     name: str
     settings: ServiceSettings
     what: tuple[str, ...]
     after: tuple[str, ...] = ()
-
-    @property
-    def is_beside(self) -> bool:
-        return self.name not in self.after
+    is_beside: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +91,13 @@ def plan(
     new: Settings,
     *,
     built: Mapping[str, ServiceSettings] | None = None,
+    leaving: Sequence[tuple[str, ServiceSettings]] = (),
     has_cards: bool = False,
 ) -> Plan:
-    """`built`: what the engines of a service were made from, where that is not its settings in `old`."""
+    """`built`: what the engines of a service were made from, where that is not its settings in `old`.
+
+    `leaving`: services some of whose engines an earlier plan ends, and which those are.
+    """
     made = {**old.services, **(built or {})}
     tables: dict[str, Any] = {}
     actions: list[Action] = []
@@ -109,13 +110,17 @@ def plan(
     actions += [Remove(name) for name in old.services if name not in new.services]
     fresh = {name: of for name, of in new.services.items() if needs_engines(made.get(name), of)}
     ending = {name: of for name, of in made.items() if name not in new.services or name in fresh}
-    after = {name: _must_be_gone(name, of, ending, fresh, has_cards=has_cards) for name, of in fresh.items()}
+    holders = {name: _holders(name, of, ending, fresh, has_cards=has_cards) for name, of in fresh.items()}
+    after = {
+        name: tuple(dict.fromkeys([*holders[name], *_clashing(of, leaving, has_cards=has_cards)]))
+        for name, of in fresh.items()
+    }
     for name, of in new.services.items():
         was = old.services.get(name)
         if was is None:
             actions.append(Add(name, of, after[name]))
         elif name in fresh:
-            actions.append(Replace(name, of, _differences(was, of), after[name]))
+            actions.append(Replace(name, of, _differences(was, of), after[name], name not in holders[name]))
         elif what := _differences(was, of):
             actions.append(Change(name, of, what))
     return Plan(new.model_copy(update=tables), tuple(actions), tuple(needs_restart))
@@ -142,23 +147,27 @@ def needs_engines(built: ServiceSettings | None, new: ServiceSettings) -> bool:
     return engines.blueprint(built) != engines.blueprint(new.model_copy(update=asked))
 
 
-def _must_be_gone(
+def _holders(
     name: str,
     of: ServiceSettings,
     ending: Mapping[str, ServiceSettings],
     fresh: Mapping[str, ServiceSettings],
     *,
     has_cards: bool,
-) -> tuple[str, ...]:
-    """Whose engines hold what these will need.
+) -> list[str]:
+    """Services of this plan whose engines have to go before these can come.
 
     Who waits for another's replacement makes room itself at once: two that exchange their cards would wait forever.
     """
+    holders = _clashing(of, ending.items(), has_cards=has_cards)
+    if name in ending and name not in holders and any(other in fresh for other in holders):
+        holders.append(name)
+    return holders
+
+
+def _clashing(of: ServiceSettings, others: Iterable[tuple[str, ServiceSettings]], *, has_cards: bool) -> list[str]:
     wants = _claims(of, has_cards=has_cards)
-    holders = {other for other, built in ending.items() if _clash(wants, _claims(built, has_cards=has_cards))}
-    if name in ending and any(other in fresh for other in holders):
-        holders.add(name)
-    return tuple(other for other in ending if other in holders)
+    return [other for other, built in others if _clash(wants, _claims(built, has_cards=has_cards))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gguf_server.limits.configured import defaults
 from gguf_server.listeners import Listeners
 from gguf_server.logging_config import set_up_logging
 from gguf_server.reload.outcome import Outcome, describe
-from gguf_server.reload.plan import ChangeTable, Plan, plan
+from gguf_server.reload.plan import ChangeTable, Plan
 from gguf_server.reload.roster import Roster
 from gguf_server.settings import Settings
 
@@ -87,9 +87,7 @@ class Reloader:
             await self._listeners.open(ports)
         except OSError as error:
             raise ConfigError(f"cannot listen: {error.strerror or error}") from error
-        settings, built = self._roster.settle(new.services)
-        old = gateway.settings.model_copy(update={"services": settings})
-        found = plan(old, new, built=built, has_cards=self._has_cards)
+        found = self._roster.plan(new, has_cards=self._has_cards)
         gateway.keyring = keyring
         await self._roster.apply(found)
         for action in found.actions:

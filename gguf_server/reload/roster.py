@@ -9,19 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import structlog
 
 from backends.base import FailureReason
 from gguf_server.admission import Admission
 from gguf_server.chain import EngineChain
+from gguf_server.errors import Conflict
 from gguf_server.gateway import Gateway
 from gguf_server.reload.lives import Lives
-from gguf_server.reload.plan import Add, Change, ChangeTable, Plan, Remove, Replace, needs_engines
+from gguf_server.reload.plan import Add, Change, ChangeTable, Plan, Remove, Replace, needs_engines, plan
 from gguf_server.service import Service
-from gguf_server.settings import ServiceSettings
+from gguf_server.settings import ServiceSettings, Settings
 
 log = structlog.get_logger("reload")
 
@@ -56,7 +59,7 @@ class Roster:
         self._lives = lives
         self._make_chain = make_chain
         self._update = update
-        self._built: dict[EngineChain, ServiceSettings] = {}
+        self._built: WeakKeyDictionary[EngineChain, ServiceSettings] = WeakKeyDictionary()
         self._moves: dict[str, Move] = {}
         self.failures: dict[str, str] = {}
 
@@ -74,27 +77,26 @@ class Roster:
             for name, move in self._moves.items()
         }
 
-    def settle(self, services: Mapping[str, ServiceSettings]) -> tuple[dict[str, ServiceSettings], ...]:
-        """What a plan for these settings starts from: settings by name, and what their engines were made from.
-
-        A move that leads where these settings lead goes on; another one is given up.
-        """
+    def plan(self, new: Settings, *, has_cards: bool) -> Plan:
+        """What has to be done. A move that leads where these settings lead goes on; another one is given up."""
         settings, built = {}, {}
         for name, service in self._gateway.services.items():
             move = self._moves.get(name)
             if move is not None and not move.is_public:
-                if name in services and not needs_engines(self._built[move.chain], services[name]):
+                if name in new.services and not needs_engines(self._built[move.chain], new.services[name]):
                     settings[name], built[name] = move.settings, self._built[move.chain]
                     continue
                 self._give_up(name, move)
             settings[name], built[name] = service.settings, self._built[service.chain]
-        return settings, built
+        old = self._gateway.settings.model_copy(update={"services": settings})
+        leaving = [(name, self._built[chain]) for chain, name in self._lives.leaving.items()]
+        return plan(old, new, built=built, leaving=leaving, has_cards=has_cards)
 
-    async def apply(self, plan: Plan) -> None:
+    async def apply(self, found: Plan) -> None:
         """Returns when everything is under way: engines may still be loading or finishing."""
         gateway, adopting = self._gateway, []
-        gateway.settings = plan.settings
-        for action in plan.actions:
+        gateway.settings = found.settings
+        for action in found.actions:
             match action:
                 case Remove(name):
                     self._remove(name)
@@ -106,13 +108,14 @@ class Roster:
                     adopting.append(self._change(name, settings))
                 case ChangeTable():
                     pass
-        ordered = {name: gateway.services[name] for name in plan.settings.services}
+        ordered = {name: gateway.services[name] for name in found.settings.services}
         gateway.services.clear()
         gateway.services.update(ordered)
         self._update()
         for service in adopting:
             of = service.settings
-            await service.chain.adopt(of.failover, warm_standby=of.standby == "warm", plan=of.plan)
+            with suppress(Conflict):  # other engines have been made by these settings meanwhile
+                await service.chain.adopt(of.failover, warm_standby=of.standby == "warm", plan=of.plan)
 
     def _add(self, action: Add) -> None:
         chain = self._new_chain(action.name, action.settings, is_awaited=False)
@@ -125,7 +128,7 @@ class Roster:
         """Start engines that need what engines of those others still hold."""
         for other in others:
             move = self._moves.get(other)
-            if move is not None and other != name:
+            if move is not None and not move.is_public and other != name:
                 await self._lives.wait_done(move.task)
         await self._lives.wait_gone(others)
         self._lives.start(name, chain)
@@ -140,13 +143,12 @@ class Roster:
         chain = service.chain
 
         async def is_idle() -> None:
-            if chain.serving is not None or chain.is_loading:
+            if chain.may_answer:
                 await service.idle.wait()
             self._gateway.retiring.remove(service)
             log.info("service removed", service=name)
 
         self._lives.leave(name, chain, is_idle)
-        self._built.pop(chain, None)
         self.failures.pop(name, None)
 
     def _change(self, name: str, settings: ServiceSettings) -> Service:
@@ -187,7 +189,6 @@ class Roster:
             return
         why, is_short = _failures(move.chain), _is_short_of_memory(move.chain)
         await self._lives.end(move.chain)
-        self._built.pop(move.chain, None)
         if is_short:
             log.info("there is no room for other engines beside these, which make it", service=name)
             move.chain, move.is_public = self._new_chain(name, move.settings, is_awaited=True), True
@@ -225,7 +226,6 @@ class Roster:
         if move.task is not None:
             move.task.cancel()
         if not move.is_public:
-            self._built.pop(move.chain, None)
             self._lives.leave(name, move.chain, move.chain.wait_unused)
 
     def _make_public(self, name: str, move: Move) -> None:
@@ -242,7 +242,6 @@ class Roster:
         new = self._gateway.services[name] = old.become(settings, chain)
         new.admission.resize(settings.max_concurrent, settings.max_queue)
         if chain is not old.chain:
-            self._built.pop(old.chain, None)
             old.chain.succeed_by(chain)
             self._lives.leave(name, old.chain, old.chain.wait_unused)
         return new

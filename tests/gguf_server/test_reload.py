@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from gguf_server.config import ConfigError
-from tests.gguf_server.gateway import Reply
+from tests.gguf_server.gateway import Reply, read_reply
 from tests.gguf_server.reloading import engine, running, service
 
 N_WORDS = 30
@@ -173,6 +174,15 @@ async def test_a_reload_overtakes_engines_that_are_still_loading() -> None:
         assert not here.roster.moving
 
 
+async def test_engines_given_up_while_loading_make_room_for_those_that_come_beside() -> None:
+    async with running({"s": service(engine("a", *ENGINE, card=0))}, has_cards=True) as here:
+        await here.until_up()
+        await here.reload({"s": service(engine("b", "--health-503-forever", card=1))})
+        await here.reload({"s": service(engine("c", *ENGINE, card=1))})
+        assert (await here.ask()).engine == "a"
+        await here.until(lambda: here.chain().links[0].engine.name == "c")
+
+
 async def test_requests_that_wait_for_engines_move_on_when_those_are_replaced_again() -> None:
     async with running({"s": service(engine("a", *ENGINE, card=0))}, has_cards=True) as here:
         await here.until_up()
@@ -183,6 +193,60 @@ async def test_requests_that_wait_for_engines_move_on_when_those_are_replaced_ag
         for reply in await asyncio.gather(*waiting):
             assert_whole(reply)
             assert reply.engine == "c"
+
+
+async def test_those_who_wait_for_engines_of_a_service_that_is_removed_are_told_to_come_again() -> None:
+    of = {"s": service(engine("a", *ENGINE), paths=["/s"]), "t": service(engine("a", *ENGINE, card=0))}
+    async with running(of, has_cards=True) as here:
+        await here.until_up("t")
+        await here.reload(of | {"t": service(engine("b", "--health-503-forever", card=0))})
+        waiting = asyncio.create_task(here.ask())
+        await here.until(lambda: here.gateway.services["t"].n_in_flight == 1)
+        await here.reload({"s": of["s"]})
+        reply = await waiting
+        assert (reply.status, reply.body["error"]["code"]) == (503, "engine_not_ready")
+        assert (await here.ask()).status == 404
+        await here.until_settled()
+
+
+async def test_services_exchange_their_cards() -> None:
+    def on(first: int, second: int) -> dict[str, Any]:
+        t = service(engine("t", *SLOW, card=second), paths=["/t"])
+        return {"s": service(engine("s", *SLOW, card=first)), "t": t}
+
+    async with running(on(0, 1), has_cards=True) as here:
+        await here.until_up("s", "t")
+        begun = [asyncio.create_task(here.ask(path, stream=True)) for path in ("", "/t")]
+        await here.until(lambda: all(of.n_in_flight for of in here.gateway.services.values()))
+        await here.reload(on(1, 0))
+        begun += [asyncio.create_task(here.ask(path, stream=True)) for path in ("", "/t")]
+        for reply in await asyncio.gather(*begun):
+            assert_whole(reply)
+        await here.until_settled()
+
+
+async def test_a_body_that_takes_its_time_is_for_the_service_as_it_is_at_its_end() -> None:
+    async with running({"s": service(engine("a", *ENGINE))}) as here:
+        await here.until_up()
+        gate = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"messages": [{"role": "user", '
+            await gate.wait()
+            yield b'"content": "Count"}]}'
+
+        async def ask() -> Reply:
+            url = here.url + "/v1/chat/completions"
+            async with here.session.post(url, data=body()) as response:
+                return await read_reply(response)
+
+        asking = asyncio.create_task(ask())
+        old = here.chain()
+        await here.reload({"s": service(engine("b", *ENGINE))})
+        await here.until(lambda: old.is_closed and old.links[0].engine.state == "stopped")
+        gate.set()
+        assert_whole(reply := await asking)
+        assert reply.engine == "b"
 
 
 async def test_own_ports_appear_move_and_disappear(unused_tcp_port_factory: Any) -> None:

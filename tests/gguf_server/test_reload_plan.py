@@ -31,7 +31,8 @@ def actions(old: Settings, new: Settings, **more: Any) -> tuple[Any, ...]:
 
 def kinds(old: Settings, new: Settings, **more: Any) -> list[tuple[str, str, tuple[str, ...] | None]]:
     """Kind, service, and what it waits for."""
-    return [(type(a).__name__, a.name, getattr(a, "after", None)) for a in actions(old, new, **more)]
+    after = {a.name: tuple(sorted(a.after)) for a in actions(old, new, **more) if not isinstance(a, Remove)}
+    return [(type(a).__name__, a.name, after.get(a.name)) for a in actions(old, new, **more)]
 
 
 def test_same_settings_are_nothing_to_do() -> None:
@@ -109,6 +110,12 @@ def test_on_the_same_port_the_old_ones_go_first() -> None:
 def test_a_service_comes_when_the_one_whose_card_it_needs_is_gone() -> None:
     old, new = settings(a=a_service()), settings(b=a_service(), c=a_service(REMOTE))
     assert kinds(old, new) == [("Remove", "a", None), ("Add", "b", ("a",)), ("Add", "c", ())]
+
+
+def test_a_service_waits_for_engines_that_an_earlier_plan_ends() -> None:
+    gone = ServiceSettings.model_validate(a_service())
+    assert kinds(settings(), settings(b=a_service()), leaving=[("a", gone)]) == [("Add", "b", ("a",))]
+    assert kinds(settings(), settings(b=a_service(REMOTE)), leaving=[("a", gone)]) == [("Add", "b", ())]
 
 
 def test_services_that_exchange_their_cards_both_make_room() -> None:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from gguf_server import run
 from gguf_server.reload.source import Source
 from gguf_server.reload.watch import Changes, signature, watch
 
@@ -57,3 +59,14 @@ def test_the_files_are_those_the_settings_came_from(tmp_path: Path, monkeypatch:
     (tmp_path / "own.toml").write_text('[services.x]\npreset = "demo"\n')
     own = Source(Path("own.toml"))
     assert [path.name for path in own.files(own.load())] == ["own.toml", "demo.toml"]
+
+
+@pytest.mark.parametrize(("was", "is_now", "ends"), [(True, False, True), (True, True, False), (False, False, False)])
+async def test_a_hangup_is_a_reload_unless_the_terminal_is_gone(
+    was: bool, is_now: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _fd: is_now)
+    reloader, stop = Mock(), asyncio.Event()
+    run._hang_up(reloader, stop, was_on_terminal=was)
+    assert stop.is_set() is ends
+    assert reloader.ask.called is not ends

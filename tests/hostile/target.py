@@ -27,6 +27,12 @@ from weights.refs import resolve
 
 START_S: Final = 60.0
 IDLE_S: Final = 30.0
+# glibc gives back what was freed instead of keeping it for the next time, so that what is left was really not freed.
+GIVING_BACK: Final = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 ASK: Final = {"temperature": 0, "seed": 7, "max_tokens": 8}
 
 CONFIG: Final = """
@@ -159,7 +165,7 @@ def gateway(folder: Path) -> Iterator[Target]:
     config.write_text(
         CONFIG.format(port=port, engine_port=engine_port, max_body_bytes=MAX_BODY_BYTES, audit=folder / "audit.jsonl")
     )
-    state = {"XDG_STATE_HOME": str(folder), "GGUF_SERVER_API_KEYS": KEY}
+    state = {"XDG_STATE_HOME": str(folder), "GGUF_SERVER_API_KEYS": KEY, **GIVING_BACK}
     with ExitStack() as stack:
         engine = ("-m", "tests.backends.fake_engine", "--port", str(engine_port))
         stack.enter_context(_running(engine, folder / "engine.log", {}))

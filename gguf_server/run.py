@@ -140,7 +140,7 @@ async def _run(settings: Settings, keyring: KeyRing, metrics_key: MetricsKey | N
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup)
             tell_ready(len(services))
             await stop.wait()
-            tell_stopping(settings.server.drain_s)
+            tell_stopping(gateway.settings.server.drain_s)
             stop.clear()
             every = [*gateway.services.values(), *gateway.retiring]
             await drain(every, gateway.settings.server.drain_s, hurry=stop)

@@ -22,7 +22,6 @@ from backends import quiet_logging
 from backends.base import EngineFailure, FailureReason
 from backends.llamacpp import native
 from backends.llamacpp.engine import LlamaEngine
-from backends.llamacpp.http_log import http_logger
 from backends.llamacpp.options import WorkerOptions, parse
 from backends.llamacpp.server import make_app
 
@@ -45,7 +44,6 @@ async def run(options: WorkerOptions) -> int:
     runner = web.AppRunner(
         make_app(engine, options),
         access_log=None,
-        logger=http_logger(),
         handler_cancellation=True,
         shutdown_timeout=SHUTDOWN_S,
     )

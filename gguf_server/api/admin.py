@@ -12,8 +12,8 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from backends.openai_schema import OpenModel
-from gguf_server.api.operations import unlisted
+from gguf_server.api import admin_operations as does
+from gguf_server.api.operations import Operation, described
 from gguf_server.api.schemas import parse
 from gguf_server.auth import authenticate, check_role
 from gguf_server.errors import Conflict, NotFound
@@ -29,12 +29,6 @@ from gguf_server.settings_base import ADMIN_PATH
 log = structlog.get_logger("admin")
 
 
-class EngineChoice(OpenModel):
-    """`engine`: a name, or `0:NAME` where several have the same; null is the order of the configuration."""
-
-    engine: str | None
-
-
 class AdminApi:
     """Handlers of the shared listener."""
 
@@ -45,18 +39,18 @@ class AdminApi:
 
     def routes(self) -> list[web.RouteDef]:
         of = f"{ADMIN_PATH}/services/{{service}}"
-        posts: dict[str, Handler] = {
-            f"{ADMIN_PATH}/reload": self.reload,
-            f"{ADMIN_PATH}/drain": self.drain_all,
-            f"{ADMIN_PATH}/resume": self.resume_all,
-            f"{of}/drain": self.drain,
-            f"{of}/resume": self.resume,
-            f"{of}/engine": self.switch,
-            f"{of}/engines/{{engine}}/restart": self.restart,
+        posts: dict[str, tuple[Handler, Operation]] = {
+            f"{ADMIN_PATH}/reload": (self.reload, does.RELOAD),
+            f"{ADMIN_PATH}/drain": (self.drain_all, does.DRAIN_ALL),
+            f"{ADMIN_PATH}/resume": (self.resume_all, does.RESUME_ALL),
+            f"{of}/drain": (self.drain, does.DRAIN),
+            f"{of}/resume": (self.resume, does.RESUME),
+            f"{of}/engine": (self.switch, does.SWITCH),
+            f"{of}/engines/{{engine}}/restart": (self.restart, does.RESTART),
         }
         return [
-            unlisted(web.get(f"{ADMIN_PATH}/services", self._guarded(self.services))),
-            *(unlisted(web.post(path, self._guarded(handler))) for path, handler in posts.items()),
+            described(web.get(f"{ADMIN_PATH}/services", self._guarded(self.services)), does.SERVICES),
+            *(described(web.post(path, self._guarded(to)), operation) for path, (to, operation) in posts.items()),
         ]
 
     async def services(self, _request: web.Request) -> web.Response:
@@ -88,7 +82,7 @@ class AdminApi:
 
     async def switch(self, request: web.Request) -> web.Response:
         self._service(request)
-        choice = parse(EngineChoice, await request.read())
+        choice = parse(does.EngineChoice, await request.read())
         return await self._engine(request, choice.engine, "switch", lambda of: of.chain.switch(choice.engine))
 
     async def restart(self, request: web.Request) -> web.Response:

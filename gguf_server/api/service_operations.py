@@ -20,7 +20,6 @@ from gguf_server.errors import (
     ModelNotFound,
     NotReady,
     Paused,
-    PermissionDenied,
     QueueFull,
     RequestsExceeded,
     TimedOut,
@@ -190,6 +189,4 @@ class ServiceOperations:
         )
 
     def _operation(self, **fields: Any) -> Operation:
-        if fields.get("needs_key", True):
-            fields["errors"] = (PermissionDenied, *fields.get("errors", ()))
         return Operation(tag=self.tag, mount=self.mount, **fields)

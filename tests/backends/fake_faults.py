@@ -9,6 +9,7 @@
     error_event    vLLM's last words when its core dies: the error, `[DONE]`, `/health` 503, and exit code 0 after
                    `exit_after_s` (null: it stays); the error is a plain 500 where nothing was sent
     repeat         an error of status `code` that is made of nothing but what was asked, as JSON or as an event
+    print          what was asked is printed as the message of an exception; nothing else happens
     garbage        bytes that are neither JSON nor an event, and the connection closes
     cut            the connection closes inside an event
     slow           each word takes `s` seconds more while it is armed
@@ -27,6 +28,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,6 +46,7 @@ KINDS: Final = frozenset(
         "error_500",
         "error_event",
         "repeat",
+        "print",
         "garbage",
         "cut",
         "slow",
@@ -157,6 +160,8 @@ async def strike(request: web.Request, stream: web.StreamResponse, *, n_words: i
             return await _die(request, stream, fault.exit_after_s)
         case "repeat":
             return await _repeat(request, stream, fault.code)
+        case "print":
+            print(f"ValueError: {await request.text()}", file=sys.stderr, flush=True)
         case "garbage":
             return await _break_off(request, stream, b"\xff\xfe\x00 what is this?\n\n")
         case "cut":

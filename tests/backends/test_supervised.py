@@ -16,6 +16,7 @@ import pytest
 
 from backends.base import Endpoint, Engine, EngineFailure, EngineState, FailureReason
 from backends.process import IllegalTransition, exit_in_words
+from backends.served_lines import showing
 from backends.supervised import LaunchPlan, SupervisedEngine
 from tests.backends import ends
 from tests.backends.fake_engine import command
@@ -182,6 +183,24 @@ async def test_engine_that_never_loads_says_how_far_it_came(folder: Path) -> Non
     with pytest.raises(EngineFailure) as caught:
         await engine.start()
     assert caught.value.detail == "not ready after 3 s: it said 'still thinking'"
+
+
+async def test_what_a_serving_engine_prints_is_kept_as_it_may_be_shown(folder: Path) -> None:
+    uds = str(folder / "engine.sock")
+    given = launch(Endpoint("http://localhost", "key", uds), "--uds", uds, "--print-before", "ValueError: mine")
+    engine = SupervisedEngine(name="fake", kind="test", device="cpu", plan=lambda: replace(given, show=showing("^$")))
+    await engine.start()
+    async with aiohttp.ClientSession("http://engine", connector=aiohttp.UnixConnector(uds)) as session:
+        await (await session.post("/_fault", json={"kind": "print"})).read()
+        headers = {"Authorization": "Bearer key"}
+        await (await session.post("/v1/completions", json={"prompt": "a secret"}, headers=headers)).read()
+    async with asyncio.timeout(5):
+        while len(engine.log_tail()) < 2:
+            await asyncio.sleep(0.005)
+    before, *after = engine.log_tail()
+    assert before == "ValueError: mine"
+    assert set(after) == {"ValueError: …"}
+    await engine.stop()
 
 
 async def test_engine_that_is_healthy_without_answering_is_unhealthy(

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from gguf_server.api.admin_operations import AdminOverview
 from gguf_server.commands.admin import call
 from tests.gguf_server.gateway import KEY
 from tests.gguf_server.reloading import ADMIN, Running, engine, running, service
@@ -38,6 +39,18 @@ async def test_without_an_admin_key_there_is_nothing_there(method: str, path: st
             assert (status, body["error"]["code"]) == (404, "not_found")
 
 
+async def test_the_description_tells_of_all_of_it() -> None:
+    async with running({"s": service(engine("a", *ENGINE))}) as here:
+        _, document = await here.call("GET", "/openapi.json")
+    told = {
+        (method.upper(), path)
+        for path, methods in document["paths"].items()
+        for method in methods
+        if path.startswith("/admin/")
+    }
+    assert told == {(method, path.replace("/s/", "/{service}/").replace("/a/", "/{engine}/")) for method, path in PATHS}
+
+
 async def test_each_kind_of_key_is_for_its_own() -> None:
     async with running({"s": service(engine("a", *ENGINE))}) as here:
         await here.until_up()
@@ -59,7 +72,7 @@ async def test_services_tell_what_they_are_and_what_the_last_reload_came_to() ->
     async with running({"s": of}) as here:
         await here.until_up()
         _, told = await here.call("GET", "/admin/services")
-        assert told["last_reload"] is None
+        assert AdminOverview.model_validate(told).last_reload is None
         assert [told["services"]["s"][key] for key in ("ready", "paused", "engine", "pinned", "in_flight")] == [
             True, False, "a", None, 0
         ]  # fmt: skip

@@ -64,6 +64,10 @@ class Client:
         self._leave()
 
     async def _send(self, case: Case) -> None:
+        if case.n_answers > 1:
+            # aiohttp 3.14 counts a request whose body came after its head among those that wait, for as long as the
+            # connection lasts: of 32 at once, which is the most it reads ahead, the last would not be seen.
+            self._leave()
         if self._writer is None or self._writer.is_closing() or (self._reader is not None and self._reader.at_eof()):
             self._leave()
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port, limit=1 << 24)

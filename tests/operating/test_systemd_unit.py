@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -75,6 +76,22 @@ def test_the_unit_is_exposed_to_little() -> None:
     threshold = f"--threshold={10 * MOST_EXPOSED:g}"
     said = analyze("security", "--offline=true", "--no-pager", threshold, str(UNIT))
     assert said.returncode == 0, said.stdout
+
+
+@needs_systemd
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root: users and folders cannot be made, not even in a folder")
+def test_user_and_folders_are_made(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for kind in ("sysusers", "tmpfiles"):
+        folder = tmp_path / "usr" / "lib" / f"{kind}.d"
+        folder.mkdir(parents=True)
+        shutil.copy(SYSTEMD / f"gguf-server.{kind}", folder / "gguf-server.conf")
+        command = [f"systemd-{kind}", f"--root={tmp_path}", *(["--create"] if kind == "tmpfiles" else [])]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert said.returncode == 0, said.stderr
+    assert f"\n{value('User')}:" in "\n" + (tmp_path / "etc" / "passwd").read_text()
+    modes = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("etc/gguf-server", "var/lib/gguf-server")}
+    assert modes == {"etc/gguf-server": 0o755, "var/lib/gguf-server": int(value("StateDirectoryMode"), 8)}
 
 
 def test_every_command_of_the_unit_exists() -> None:

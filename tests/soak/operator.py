@@ -6,13 +6,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import aiohttp
 
 from gguf_server import keys
 from tests.soak.program import MAX_QUEUE, SERVICES, Program
+from tests.soak.traffic import CLASSES
 
 _HEALTH_EVERY_S: Final = 0.5
 _CHORE_EVERY_S: Final = 10.0
@@ -36,6 +36,7 @@ class Operator:
         self.healths: list[Health] = []
         self.problems: list[str] = []
         self.n_chores = {"keys": 0, "reloads": 0, "refused reloads": 0}
+        self._max_queue = MAX_QUEUE
         self._program = program
         self._session = session
 
@@ -55,8 +56,9 @@ class Operator:
         turn = 0
         while clock() < until:
             await self._lend_a_key(f"guest-{turn}")
-            if catches(self._program.process.pid, signal.SIGHUP):
-                await self._reload(turn)
+            if turn:
+                await self._check_last_good()
+            self._reload(turn)
             turn += 1
             await asyncio.sleep(min(_CHORE_EVERY_S, max(0.0, until - clock())))
         self._program.write_config()
@@ -76,19 +78,21 @@ class Operator:
         async with self._session.get(f"{self._program.url}/first/v1/models", headers=headers) as response:
             return response.status
 
-    async def _reload(self, turn: int) -> None:
-        """Every third configuration cannot be read; the last good one has to stay in force."""
+    async def _check_last_good(self) -> None:
+        """The configuration that could be read last is in force, whatever came after it."""
+        headers = {"Authorization": f"Bearer {self._program.tokens[CLASSES[0].name]}"}
+        async with self._session.get(f"{self._program.url}/first/status", headers=headers) as response:
+            seen = (await response.json())["queue"]["max_queue"]
+        if seen != self._max_queue:
+            self.problems.append(f"max_queue is {seen}, the last good configuration says {self._max_queue}")
+
+    def _reload(self, turn: int) -> None:
+        """Every third configuration cannot be read."""
         if turn % 3 == 2:
             self._program.config_file.write_text("[server\n")
             self.n_chores["refused reloads"] += 1
         else:
-            self._program.write_config(max_queue=MAX_QUEUE + turn % 2)
+            self._max_queue = MAX_QUEUE + turn % 2
+            self._program.write_config(max_queue=self._max_queue)
             self.n_chores["reloads"] += 1
         self._program.process.send_signal(signal.SIGHUP)
-
-
-def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal, which would end it otherwise."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
-    return bool(caught >> (number - 1) & 1)

@@ -129,7 +129,10 @@ def _create_key(keys_file: Path, name: str, priority: str | None) -> str:
     """Its token."""
     options = ["--keys-file", str(keys_file), *(["--priority", priority] if priority else [])]
     argv = [sys.executable, "-m", "gguf_server", "keys", "create", name, *options]
-    return subprocess.run(argv, cwd=_ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    done = subprocess.run(argv, cwd=_ROOT, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return done.stdout.strip()
 
 
 def _start(program: Program) -> subprocess.Popen[bytes]:

@@ -61,6 +61,11 @@ class Soak:
     chore_problems: list[str] = field(default_factory=list)
     parting: list[str] = field(default_factory=list)
 
+    @property
+    def lateness_s(self) -> float:
+        """One request in a hundred was sent as late as that, or later: the machine had no time for it."""
+        return quantiles(self.lags_s, n=100)[-1] if len(self.lags_s) > 1 else 0.0
+
     def phase(self, name: str) -> Phase:
         return next(phase for phase in self.phases if phase.name == name)
 

@@ -18,6 +18,7 @@ from tests.soak.vitals import Trend, trends
 
 _MIB = 1 << 20
 _N_SLOWEST = 10
+_N_POINTS = 100
 
 
 def summary(soak: Soak, problems: list[str]) -> dict[str, Any]:
@@ -44,6 +45,10 @@ def summary(soak: Soak, problems: list[str]) -> dict[str, Any]:
             "longest_s": round(max((one.took_s for one in soak.healths), default=0.0), 3),
         },
         "vitals": {name: asdict(trend) for name, trend in trends(seen).items()},
+        "rss_mib": [
+            [round(one.at_s - overload.began), round(one.rss_bytes / _MIB, 1)]
+            for one in seen[:: max(1, len(seen) // _N_POINTS)]
+        ],
         "idle": {name: asdict(one) for name, one in zip(("before", "after"), soak.idle, strict=True)},
         "cpu_share": round((seen[-1].cpu_s - seen[0].cpu_s) / max(seen[-1].at_s - seen[0].at_s, 1e-9), 3),
         "sent_late_s": {"median": round(median(soak.lags_s), 4), "longest": round(max(soak.lags_s), 3)},

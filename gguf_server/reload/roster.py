@@ -253,9 +253,9 @@ class Roster:
 
 
 async def _comes_up(chain: EngineChain) -> bool:
-    """Wait for the first engine that answers, or for the failure of them all."""
+    """Wait for the first engine that answers, or until each has failed once: it may take them long to do so again."""
     while chain.serving is None:
-        if chain.is_exhausted:
+        if chain.is_closed or all(link.failed_at is not None for link in chain.links):
             return False
         await chain.wait_changed()
     return True

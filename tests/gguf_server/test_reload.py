@@ -152,9 +152,10 @@ async def test_on_one_card_the_old_engines_make_room_and_requests_wait() -> None
 
 
 async def test_engines_that_made_room_in_vain_come_back() -> None:
+    broken = [engine(name, "--exit-at-load", "3", card=0) for name in "bc"]
     async with running({"s": service(engine("a", *ENGINE, card=0))}, has_cards=True) as here:
         await here.until_up()
-        await here.reload({"s": service(engine("b", "--exit-at-load", "3", card=0))})
+        await here.reload({"s": service(*broken)})
         waiting = asyncio.create_task(here.ask(stream=True))
         assert_whole(reply := await waiting)
         assert reply.engine == "a"

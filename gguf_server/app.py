@@ -38,7 +38,7 @@ from gguf_server.middleware import (
 )
 from gguf_server.request_record import OBSERVERS, RECORD
 from gguf_server.service import Service
-from gguf_server.settings_ui import UI_PATH
+from gguf_server.settings.ui import UI_PATH
 
 ROUTES: Final = web.AppKey("routes", LiveRoutes)
 

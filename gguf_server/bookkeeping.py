@@ -21,7 +21,7 @@ from gguf_server.audit.secret import AuditKeys
 from gguf_server.audit.writer import AuditWriter
 from gguf_server.gateway import Gateway
 from gguf_server.limits.limiter import Limiter
-from gguf_server.settings_books import AuditSettings, UsageSettings
+from gguf_server.settings.books import AuditSettings, UsageSettings
 from gguf_server.usage.ledger import LedgerError, PastUsage
 from gguf_server.usage.recorder import UsageRecorder
 

@@ -18,12 +18,12 @@ from gguf_server.card_memory import Read
 from gguf_server.engine_memory import EngineMemory
 from gguf_server.forecast import Forecast, MakePlan
 from gguf_server.llama_plan import plan_llama_server, plan_worker
-from gguf_server.settings import (
+from gguf_server.settings import ServiceSettings
+from gguf_server.settings.engines import (
     EngineSettings,
     LlamaCppEngineSettings,
     LlamaServerEngineSettings,
     OpenAIEngineSettings,
-    ServiceSettings,
     VllmEngineSettings,
 )
 from gguf_server.vllm_plan import plan_vllm_engine

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import assert_never
 
 from gguf_server.engines import projector_of
-from gguf_server.settings import (
+from gguf_server.settings import ServiceSettings
+from gguf_server.settings.engines import (
     EngineSettings,
     LlamaCppEngineSettings,
     LlamaServerEngineSettings,
     OpenAIEngineSettings,
-    ServiceSettings,
     VllmEngineSettings,
 )
 from weights.reference import HubRepo, Reference, parse, parse_model

@@ -25,7 +25,7 @@ from gguf_server.errors import GatewayError
 from gguf_server.middleware import Handler
 from gguf_server.outcomes import Outcome, outcome_of
 from gguf_server.request_record import RECORD, RequestRecord
-from gguf_server.settings_observing import TracingSettings
+from gguf_server.settings.observing import TracingSettings
 from gguf_server.trace import TRACE, Tell
 
 _EXPORT_TIMEOUT_S: Final = 5

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from gguf_server.settings_observing import TracingSettings
+from gguf_server.settings.observing import TracingSettings
 
 if TYPE_CHECKING:
     from gguf_server.tracing import Tracing

@@ -24,7 +24,7 @@ from gguf_server.reload.reloader import Reloader
 from gguf_server.reload.roster import Roster
 from gguf_server.request_record import RECORD
 from gguf_server.service import Service
-from gguf_server.settings_base import ADMIN_PATH
+from gguf_server.settings.base import ADMIN_PATH
 
 log = structlog.get_logger("admin")
 

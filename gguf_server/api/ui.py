@@ -23,7 +23,7 @@ from gguf_server.errors import NotFound
 from gguf_server.limits.requests import LIMITS
 from gguf_server.middleware import json_response
 from gguf_server.service import Service
-from gguf_server.settings_ui import UI_PATH
+from gguf_server.settings.ui import UI_PATH
 
 _INDEX: Final = "index.html"
 _CONTENT_TYPES: Final = {

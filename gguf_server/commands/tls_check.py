@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import typer
 
-from gguf_server.settings_listening import TlsSettings
+from gguf_server.settings.listening import TlsSettings
 
 
 def check_tls(settings: TlsSettings) -> int:

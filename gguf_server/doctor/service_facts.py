@@ -19,7 +19,8 @@ from backends.vllm.model_files import quantization_of
 from backends.vllm.plugins import MAY_NEED
 from backends.vllm.spec import Quantization
 from gguf_server import engines
-from gguf_server.settings import EngineSettings, ServiceSettings, Settings, VllmEngineSettings
+from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.settings.engines import EngineSettings, VllmEngineSettings
 
 _REMOTE_LIMIT_S: Final = 10.0
 

@@ -11,7 +11,7 @@ from gguf_server.doctor.finding import Finding, Verdict
 from gguf_server.doctor.surroundings_facts import HubCache, Keys, Port
 from gguf_server.listening.tls import TlsError, read_pair
 from gguf_server.settings import Settings
-from gguf_server.settings_listening import TlsSettings
+from gguf_server.settings.listening import TlsSettings
 
 _FULL_BYTES: Final = 1 << 30
 _ROOM_FOR_A_MODEL_BYTES: Final = 20 << 30

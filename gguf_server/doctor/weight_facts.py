@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from gguf_server import engines
-from gguf_server.settings import (
-    LlamaCppEngineSettings,
-    LlamaServerEngineSettings,
-    Settings,
-    VllmEngineSettings,
-)
+from gguf_server.settings import Settings
+from gguf_server.settings.engines import LlamaCppEngineSettings, LlamaServerEngineSettings, VllmEngineSettings
 from weights.gguf_header import DamagedHeader
 from weights.gguf_model import GgufModel, read
 from weights.refs import WeightsDamaged, WeightsMissing, resolve

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gguf_server.limits.limiter import Limiter
 from gguf_server.limits.memory_store import MemoryStore
 from gguf_server.limits.policy import KeyLimits, Priority
-from gguf_server.settings_limits import MEMORY, LimitsSettings
+from gguf_server.settings.limits import MEMORY, LimitsSettings
 
 if TYPE_CHECKING:
     from gguf_server.limits.redis_store import RedisStore

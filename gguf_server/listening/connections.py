@@ -14,7 +14,7 @@ import structlog
 
 from gguf_server.errors import GatewayError, ServerFull, TooManyConnections
 from gguf_server.listening.clients import counted_as, is_exempt
-from gguf_server.settings_listening import ConnectionSettings
+from gguf_server.settings.listening import ConnectionSettings
 
 _LOOK_EVERY_S: Final = 1.0
 _MOST_TURNED_AWAY: Final = 64

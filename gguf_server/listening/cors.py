@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from gguf_server.settings_listening import CorsSettings
+from gguf_server.settings.listening import CorsSettings
 
 _METHODS: Final = "GET, POST, OPTIONS"
 _SHOWN: Final = ", ".join(

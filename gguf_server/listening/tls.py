@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 from cryptography import x509
 
-from gguf_server.settings_listening import TlsSettings
+from gguf_server.settings.listening import TlsSettings
 
 _LOOK_EVERY_S: Final = 1.0
 EXPIRES_SOON: Final = timedelta(days=21)

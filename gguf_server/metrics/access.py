@@ -16,7 +16,7 @@ from multidict import CIMultiDictProxy
 from gguf_server.auth import bearer_tokens
 from gguf_server.errors import Unauthorized
 from gguf_server.loopback import is_loopback
-from gguf_server.settings_observing import MetricsSettings
+from gguf_server.settings.observing import MetricsSettings
 
 KEY_VARIABLE: Final = "GGUF_SERVER_METRICS_KEY"
 

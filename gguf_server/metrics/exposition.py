@@ -21,7 +21,7 @@ from gguf_server.metrics.limits import limit_metrics
 from gguf_server.metrics.requests import RequestMetrics
 from gguf_server.metrics.services import service_metrics
 from gguf_server.service import Service
-from gguf_server.settings_observing import MetricsSettings
+from gguf_server.settings.observing import MetricsSettings
 
 
 class Exposition:

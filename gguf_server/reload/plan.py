@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from gguf_server import engines
-from gguf_server.settings import DocsSettings, EngineSettings, ServiceSettings, Settings, Strict, VllmEngineSettings
-from gguf_server.settings_limits import LimitsSettings
-from gguf_server.settings_listening import CorsSettings
-from gguf_server.settings_ui import UiSettings
+from gguf_server.settings import DocsSettings, ServiceSettings, Settings, Strict
+from gguf_server.settings.engines import EngineSettings, VllmEngineSettings
+from gguf_server.settings.limits import LimitsSettings
+from gguf_server.settings.listening import CorsSettings
+from gguf_server.settings.ui import UiSettings
 
 LIVE: Final[Mapping[str, frozenset[str]]] = {
     "server": frozenset(

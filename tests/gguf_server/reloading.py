@@ -26,7 +26,8 @@ from gguf_server.reload.reloader import Reloader
 from gguf_server.reload.roster import Roster
 from gguf_server.request_record import RequestRecord
 from gguf_server.service import Service
-from gguf_server.settings import EngineSettings, LlamaServerEngineSettings, ServiceSettings, Settings
+from gguf_server.settings import ServiceSettings, Settings
+from gguf_server.settings.engines import EngineSettings, LlamaServerEngineSettings
 from tests.gguf_server.gateway import CALM, KEY, LIMIT_S, Reply, fake, read_reply
 
 ADMIN = "admin-key"

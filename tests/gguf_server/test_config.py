@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gguf_server import config
 from gguf_server.config import ConfigError, deep_merge, is_loopback
-from gguf_server.settings import LlamaCppEngineSettings, Settings
+from gguf_server.settings import Settings
+from gguf_server.settings.engines import LlamaCppEngineSettings
 
 TREES = st.recursive(
     st.dictionaries(st.sampled_from("abc"), st.integers() | st.lists(st.integers()), max_size=3),

@@ -11,7 +11,8 @@ from backends.vllm.argv import argv, environment, on_port
 from backends.vllm.spec import VllmSpec
 from gguf_server import config, context, engines, images
 from gguf_server.errors import BadRequest
-from gguf_server.settings import LlamaCppEngineSettings, ServiceSettings
+from gguf_server.settings import ServiceSettings
+from gguf_server.settings.engines import LlamaCppEngineSettings
 
 SERVICE: dict[str, Any] = {
     "model": "small",

@@ -22,7 +22,7 @@ from gguf_server.keys import KeyRing
 from gguf_server.metrics import listener
 from gguf_server.metrics.access import MetricsKey, MetricsKeyError, open_key, problems
 from gguf_server.settings import Settings
-from gguf_server.settings_observing import MetricsSettings
+from gguf_server.settings.observing import MetricsSettings
 
 API_KEY = "of-a-user"
 METRICS_KEY = "of-the-watchers"

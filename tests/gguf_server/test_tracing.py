@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
-from gguf_server.settings_observing import TracingSettings
+from gguf_server.settings.observing import TracingSettings
 from gguf_server.tracing import Tracing, make_provider
 from gguf_server.tracing_switch import TracingUnavailable, tracing
 from tests.gguf_server.gateway import gateway

@@ -11,7 +11,7 @@ from backends.vllm.memory import GIB, CardMemory
 from backends.vllm.model_files import quantization_of
 from backends.vllm.spec import VllmSpec
 from gguf_server import config, engines, gpus
-from gguf_server.settings import VllmEngineSettings
+from gguf_server.settings.engines import VllmEngineSettings
 
 USED = {"name": "card", "memory_used_bytes": 4 * GIB, "memory_total_bytes": 12 * GIB}
 PRESETS = ("qwen3", "qwen3-awq", "gemma4", "gemma4-qat", "qwen2.5")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from gguf_server import config
-from gguf_server.settings import Settings, VllmEngineSettings
+from gguf_server.settings import Settings
+from gguf_server.settings.engines import VllmEngineSettings
 from tests.operating.program import OPERATING, command_exists, run
 
 DOCKER = OPERATING / "docker"

@@ -13,7 +13,7 @@ import pytest
 from backends.base import FailureReason
 from gguf_server import config, errors
 from gguf_server.config_problems import every_setting
-from gguf_server.settings import (
+from gguf_server.settings.engines import (
     LlamaCppEngineSettings,
     LlamaServerEngineSettings,
     OpenAIEngineSettings,

@@ -14,7 +14,7 @@ import pytest
 from backends.vllm.argv import argv, on_port, on_socket
 from backends.vllm.spec import VllmSpec
 from gguf_server import config, engines
-from gguf_server.settings import VllmEngineSettings
+from gguf_server.settings.engines import VllmEngineSettings
 
 PRESETS = ("qwen3", "qwen3-awq", "gemma4", "gemma4-qat", "qwen2.5")
 WRONG = {

@@ -22,7 +22,7 @@ from gguf_server.limits.meters import Ask, Change, Kind, Meter, Store, meters_of
 from gguf_server.limits.policy import KeyLimits
 from gguf_server.limits.redis_store import RedisStore
 from gguf_server.limits.windows import DAY, MINUTE
-from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings.limits import LimitsSettings
 from tests.gguf_server.gateway import Gateway
 from tests.gguf_server.limits.clock import Clock
 from tests.gguf_server.limits.conftest import RedisServer

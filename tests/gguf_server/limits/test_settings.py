@@ -12,7 +12,7 @@ from gguf_server.config import ConfigError
 from gguf_server.limits.configured import defaults
 from gguf_server.limits.policy import NO_LIMITS, KeyLimits, Priority
 from gguf_server.reload.source import Source
-from gguf_server.settings_limits import LimitsSettings
+from gguf_server.settings.limits import LimitsSettings
 
 
 def read(text: str, folder: Path, **environ: str) -> LimitsSettings:

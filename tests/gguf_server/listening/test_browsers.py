@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gguf_server.settings_listening import CorsSettings
+from gguf_server.settings.listening import CorsSettings
 from tests.gguf_server.gateway import Gateway, gateway
 
 PAGE = "https://chat.example.org"

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from gguf_server.listening import connections
 from gguf_server.listening.clients import client_behind, counted_as, is_exempt
 from gguf_server.listening.connections import Connections
-from gguf_server.settings_listening import ConnectionSettings
+from gguf_server.settings.listening import ConnectionSettings
 from tests.gguf_server.gateway import KEY, gateway
 from tests.gguf_server.listening.wire import get, wire_to
 

@@ -18,7 +18,7 @@ from gguf_server.cli import app
 from gguf_server.doctor.finding import Verdict
 from gguf_server.doctor.surroundings_checks import check_certificate
 from gguf_server.listening.tls import Certificate, TlsError, read_pair
-from gguf_server.settings_listening import TlsSettings
+from gguf_server.settings.listening import TlsSettings
 from tests.gguf_server.gateway import Gateway, gateway
 from tests.gguf_server.listening.wire import LIMIT_S, Wire, get
 

@@ -19,7 +19,7 @@ from gguf_server.keys import KeyRing
 from gguf_server.limits.policy import KeyLimits
 from gguf_server.service import Service
 from gguf_server.settings import ServiceSettings, Settings
-from gguf_server.settings_ui import UiSettings
+from gguf_server.settings.ui import UiSettings
 from tests.gguf_server.scripted_engine import ScriptedEngine
 
 KEY = "test-key"

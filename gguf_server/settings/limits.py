@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from gguf_server.settings_base import Strict
+from gguf_server.settings.base import Strict
 
 MEMORY: Final = "memory"
 _SCHEMES: Final = ("redis", "rediss", "valkey", "valkeys")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gguf_server.settings_base import Strict
+from gguf_server.settings.base import Strict
 
 
 class UsageSettings(Strict):

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gguf_server.settings_base import Strict
+from gguf_server.settings.base import Strict
 
 
 class TlsSettings(Strict):

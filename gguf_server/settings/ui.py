@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
-from gguf_server.settings_base import Strict
+from gguf_server.settings.base import Strict
 
 UI_PATH: Final = "/ui"
 

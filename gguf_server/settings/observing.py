@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from gguf_server.settings_base import Strict
+from gguf_server.settings.base import Strict
 
 
 class MetricsSettings(Strict):

@@ -190,15 +190,13 @@ async def gateway(
     forecasts: list[Forecast] | None = None,
     limiter: Limiter | None = None,
     tracing: Tracing | None = None,
-    listening: Mapping[str, Any] = MappingProxyType({}),
-    books: Mapping[str, Any] = MappingProxyType({}),
+    tables: Mapping[str, Any] = MappingProxyType({}),
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A started gateway over engines called a, b, c: each a tuple of the fake engine's flags. Not yet ready.
 
     Without any, the engines are those of the settings. Its key file, which need not be there, is `Gateway.keys_file`.
-    `listening` holds tables of the configuration beside `server`; `books` are the tables [usage] and [audit], without
-    which none are kept.
+    `tables` are those of the configuration beside `server`; usage is kept only where they say so.
     """
     with tempfile.TemporaryDirectory(prefix="gw-") as folder:
         names = "abcdef"[: len(engines)]
@@ -226,8 +224,7 @@ async def gateway(
         service = Service("fake", of, chain, Admission(of.max_concurrent, of.max_queue))
         keyring = KeyRing(Path(folder) / "keys.json", (KEY,))
         server = ServerSettings(max_body_bytes=1 << 20)
-        tables = {"server": server, "usage": {"enabled": False}, **listening, **books}
-        all_settings = Settings.model_validate(tables)
+        all_settings = Settings.model_validate({"server": server, "usage": {"enabled": False}, **tables})
         shared = shared_parts.Gateway(
             all_settings, keyring, {"fake": service}, limiter=limiter or Limiter(), tracing=tracing
         )

@@ -46,7 +46,7 @@ def _all_written(folder: Path) -> bytes:
 
 
 async def test_each_request_of_a_key_is_in_both_books_without_its_content(tmp_path: Path) -> None:
-    async with gateway((), books=books(tmp_path)) as gate:
+    async with gateway((), tables=books(tmp_path)) as gate:
         await gate.until_up("a")
         said = [{"role": "user", "content": MARK}]
         await gate.ask(messages=said)
@@ -82,7 +82,7 @@ async def test_each_request_of_a_key_is_in_both_books_without_its_content(tmp_pa
 async def test_what_cannot_be_audited_is_refused_and_the_status_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with gateway((), books=books(tmp_path)) as gate:
+    async with gateway((), tables=books(tmp_path)) as gate:
         await gate.until_up("a")
 
         def full(*_: object) -> None:
@@ -105,18 +105,18 @@ async def test_what_cannot_be_audited_is_refused_and_the_status_says_why(
 
 
 async def test_an_audit_whose_key_is_gone_does_not_start(tmp_path: Path) -> None:
-    async with gateway((), books=books(tmp_path)):
+    async with gateway((), tables=books(tmp_path)):
         pass
     (tmp_path / "audit.key").unlink()
     with pytest.raises(AuditError, match="key is not there"):
-        async with gateway((), books=books(tmp_path)):
+        async with gateway((), tables=books(tmp_path)):
             pass
 
 
 async def test_a_gateway_whose_usage_cannot_be_kept_answers_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "usage.db").mkdir()
     with capture_logs():
-        async with gateway((), books={"usage": {"file": tmp_path / "usage.db"}}) as gate:
+        async with gateway((), tables={"usage": {"file": tmp_path / "usage.db"}}) as gate:
             await gate.until_up("a")
             assert (await gate.ask()).status == 200
             status: dict[str, Any] = {}

@@ -61,7 +61,7 @@ def listening(*origins: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("origins", [(PAGE,), ("*",), ("https://other.example", PAGE)])
 async def test_a_page_that_may_come_is_told_so(origins: tuple[str, ...]) -> None:
-    async with gateway((), listening=listening(*origins)) as gw:
+    async with gateway((), tables=listening(*origins)) as gw:
         asked = {
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
@@ -80,7 +80,7 @@ async def test_a_page_that_may_come_is_told_so(origins: tuple[str, ...]) -> None
 
 
 async def test_another_page_is_told_nothing() -> None:
-    async with gateway((), listening=listening(PAGE)) as gw:
+    async with gateway((), tables=listening(PAGE)) as gw:
         status, headers = await ask(
             gw, "OPTIONS", Origin="https://evil.example", **{"Access-Control-Request-Method": "POST"}
         )

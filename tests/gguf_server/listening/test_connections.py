@@ -33,7 +33,7 @@ class Idle:
 
 
 async def test_one_connection_too_many_is_answered_503_until_one_leaves() -> None:
-    async with gateway((), listening={"connections": {"max_connections": 2}}) as gw, AsyncExitStack() as stack:
+    async with gateway((), tables={"connections": {"max_connections": 2}}) as gw, AsyncExitStack() as stack:
         first, second, third = [await stack.enter_async_context(wire_to(gw.url)) for _ in range(3)]
         for wire in (first, second):
             wire.send(get())
@@ -137,7 +137,7 @@ async def test_an_expectation_nobody_can_meet_is_refused_in_our_shape() -> None:
 
 
 async def test_new_limits_hold_for_new_connections() -> None:
-    async with gateway((), listening={"connections": {"idle_timeout_s": 1000}}) as gw, wire_to(gw.url) as old:
+    async with gateway((), tables={"connections": {"idle_timeout_s": 1000}}) as gw, wire_to(gw.url) as old:
         old.send(get())
         await old.answer()
         gw.entrance.connections.limits = ConnectionSettings(max_connections=1)
@@ -188,7 +188,7 @@ async def test_the_audit_names_the_client_behind_a_trusted_proxy(
     tmp_path: Path, trusted: list[str], client: str
 ) -> None:
     tables = {"connections": {"trusted_proxies": trusted}, "audit": {"file": tmp_path / "audit.jsonl"}}
-    async with gateway((), listening=tables) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=tables) as gw, wire_to(gw.url) as wire:
         wire.send(get("/v1/models", more=f"Authorization: Bearer {KEY}\r\nX-Forwarded-For: 1.1.1.1, 203.0.113.9\r\n"))
         assert (await wire.answer()).status == 200
     assert f'"{client}"' in (tmp_path / "audit.jsonl").read_text()

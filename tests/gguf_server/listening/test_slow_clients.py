@@ -25,7 +25,7 @@ def limits(**changed: float) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: "])
 async def test_headers_that_never_end_are_answered_408(begun: bytes) -> None:
-    async with gateway((), listening=limits(header_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=limits(header_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
         wire.send(begun)
         answer = await wire.answer()
         assert (answer.status, answer.code) == (408, "request_too_slow")
@@ -34,7 +34,7 @@ async def test_headers_that_never_end_are_answered_408(begun: bytes) -> None:
 
 
 async def test_the_second_request_of_a_connection_has_the_same_time() -> None:
-    async with gateway((), listening=limits(header_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=limits(header_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
         wire.send(get())
         assert (await wire.answer()).status in (200, 503)
         wire.send(b"GET /health HT")
@@ -42,19 +42,19 @@ async def test_the_second_request_of_a_connection_has_the_same_time() -> None:
 
 
 async def test_a_connection_that_says_nothing_is_closed() -> None:
-    async with gateway((), listening=limits(idle_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=limits(idle_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
         assert await wire.rest() == b""
 
 
 async def test_a_connection_that_was_used_is_closed_when_idle() -> None:
-    async with gateway((), listening=limits(idle_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=limits(idle_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
         wire.send(get())
         await wire.answer()
         assert await wire.rest() == b""
 
 
 async def test_a_body_that_does_not_come_is_answered_408() -> None:
-    async with gateway((), listening=limits(body_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
+    async with gateway((), tables=limits(body_timeout_s=0.2)) as gw, wire_to(gw.url) as wire:
         wire.send(post(b'{"messages"', n_bytes=1000))
         answer = await wire.answer()
         assert (answer.status, answer.code) == (408, "request_too_slow")
@@ -67,7 +67,7 @@ async def test_a_body_that_keeps_its_pace_has_time() -> None:
     """What came has bought another 100 s."""
     body = asking(metadata={"padding": "x" * 100_000})
     pace = limits(body_timeout_s=0.2, min_body_bytes_per_s=1000)
-    async with gateway((), listening=pace) as gw, wire_to(gw.url) as late, wire_to(gw.url) as wire:
+    async with gateway((), tables=pace) as gw, wire_to(gw.url) as late, wire_to(gw.url) as wire:
         await gw.until_up("a")
         wire.send(post(body[:-1], n_bytes=len(body)))
         late.send(post(b"", n_bytes=10))
@@ -164,7 +164,7 @@ async def test_what_cannot_be_unpacked_is_the_clients_mistake(encoding: str, bod
 
 
 async def test_nothing_is_left_of_clients_that_were_all_too_slow() -> None:
-    async with gateway((), listening=limits(**SHORT)) as gw:
+    async with gateway((), tables=limits(**SHORT)) as gw:
         wires = [wire_to(gw.url) for _ in range(20)]
         opened = [await wire.__aenter__() for wire in wires]
         for number, wire in enumerate(opened):

@@ -74,7 +74,7 @@ def as_table(settings: TlsSettings) -> dict[str, object]:
 async def test_a_client_that_trusts_the_authority_is_answered_over_https(
     tls: TlsSettings, authority: trustme.CA
 ) -> None:
-    async with gateway((), listening=as_table(tls)) as gw:
+    async with gateway((), tables=as_table(tls)) as gw:
         assert gw.url.startswith("https://")
         status, headers, _ = await shown_to(gw, trusting(authority))
         assert status in (200, 503)
@@ -89,7 +89,7 @@ async def test_only_tls_1_2_and_newer_are_spoken(
     context = trusting(authority)
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
-    async with gateway((), listening=as_table(tls)) as gw:
+    async with gateway((), tables=as_table(tls)) as gw:
         if version is ssl.TLSVersion.TLSv1_1:
             with pytest.raises(REFUSED):
                 await shown_to(gw, context)
@@ -99,7 +99,7 @@ async def test_only_tls_1_2_and_newer_are_spoken(
 
 async def test_a_new_certificate_is_shown_to_new_connections(tls: TlsSettings, authority: trustme.CA) -> None:
     context = trusting(authority)
-    async with gateway((), listening=as_table(tls)) as gw:
+    async with gateway((), tables=as_table(tls)) as gw:
         _, _, before = await shown_to(gw, context)
         write(tls, authority.issue_cert("127.0.0.1"))
         assert gw.entrance.certificate is not None
@@ -112,7 +112,7 @@ async def test_a_pair_that_does_not_fit_together_changes_nothing_and_is_told_onc
     tls: TlsSettings, authority: trustme.CA
 ) -> None:
     context = trusting(authority)
-    async with gateway((), listening=as_table(tls)) as gw:
+    async with gateway((), tables=as_table(tls)) as gw:
         _, _, before = await shown_to(gw, context)
         assert tls.key is not None
         tls.key.write_bytes(authority.issue_cert("127.0.0.1").private_key_pem.bytes())
@@ -160,7 +160,7 @@ async def test_only_clients_with_a_certificate_are_let_in_where_it_is_asked(
 ) -> None:
     (tmp_path / "clients.pem").write_bytes(authority.cert_pem.bytes())
     asking = tls.model_copy(update={"client_ca": tmp_path / "clients.pem"})
-    async with gateway((), listening=as_table(asking)) as gw:
+    async with gateway((), tables=as_table(asking)) as gw:
         with pytest.raises(REFUSED):
             await shown_to(gw, trusting(authority))
         known = trusting(authority)

@@ -129,22 +129,22 @@ async def test_a_quota_of_the_day_goes_on_after_a_restart(tmp_path: Path) -> Non
     kept = {"usage": {"file": tmp_path / "usage.db"}}
     quota = KeyLimits(requests_per_day=2, tokens_per_day=5000)
     async with engine() as url:
-        async with quick_gateway(url, Limiter(quota), books=kept) as before:
+        async with quick_gateway(url, Limiter(quota), tables=kept) as before:
             first = await before.ask()
             assert first.headers["x-ratelimit-remaining-requests"] == "1"
             await before.ask(model="no-such-model")  # never let in, so not of the quota
-        async with quick_gateway(url, Limiter(quota), books=kept) as after:
+        async with quick_gateway(url, Limiter(quota), tables=kept) as after:
             second = await after.ask()
             assert (second.status, second.headers["x-ratelimit-remaining-requests"]) == (200, "0")
             n_left = 5000 - 2 * first.body["usage"]["total_tokens"]
             assert second.headers["x-ratelimit-remaining-tokens"] == str(n_left)
-        async with quick_gateway(url, Limiter(quota), books=kept) as again:
+        async with quick_gateway(url, Limiter(quota), tables=kept) as again:
             assert (await again.ask()).status == 429
 
 
 async def test_tokens_of_a_stream_that_its_client_left_are_estimated_and_kept(tmp_path: Path) -> None:
     slow = engine("--answer-words", "2000", "--token-s", "0.002")
-    async with slow as url, quick_gateway(url, Limiter(), books=books(tmp_path)) as gate:
+    async with slow as url, quick_gateway(url, Limiter(), tables=books(tmp_path)) as gate:
         said = {"messages": [{"role": "user", "content": "Count"}], "stream": True}
         async with gate.session.post(gate.url + "/v1/chat/completions", json=said) as response:
             await response.content.readuntil(b"\n\n")

@@ -61,8 +61,8 @@ export class Key {
 
   forget() {
     sessionStorage.removeItem(KEPT);
-    this.askFor();
     this.onForgotten();
+    this.askFor();
   }
 }
 

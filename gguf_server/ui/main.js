@@ -12,7 +12,7 @@ class Page {
   constructor() {
     this.key = new Key({
       onAccepted: (found) => this.serve(found),
-      onForgotten: () => this.serve({ services: [] }),
+      onForgotten: () => this.clear(),
     });
     this.chat = new Chat(this.key);
     this.dashboard = new Dashboard(this.key);
@@ -37,6 +37,12 @@ class Page {
   serve(found) {
     this.chat.serve(found);
     this.dashboard.serve(found);
+  }
+
+  // Whoever sits down next finds nothing of what was asked with the key that was taken away.
+  clear() {
+    this.chat.forget();
+    this.serve({ services: [] });
   }
 
   // A hash that names no view (the skip link's) leaves the page as it is.

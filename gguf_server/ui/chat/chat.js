@@ -80,6 +80,12 @@ export class Chat {
     this.composer.question.focus();
   }
 
+  forget() {
+    this.begin();
+    this.composer.clear();
+    this.options.clear();
+  }
+
   // Whether it was sent.
   send(question) {
     const options = this.options.given();

@@ -46,7 +46,10 @@ export class Composer {
       file.value = "";
       this.question.focus();
     });
-    this.question.addEventListener("paste", (event) => this.#take(event, event.clipboardData));
+    this.question.addEventListener("paste", (event) => {
+      // A word processor puts a picture of its text beside the text.
+      if (!event.clipboardData.getData("text/plain")) this.#take(event, event.clipboardData);
+    });
     const target = byId("chat");
     target.addEventListener("dragover", (event) => {
       event.preventDefault();
@@ -78,9 +81,12 @@ export class Composer {
   }
 
   send() {
-    const question = { text: this.question.value.trim(), images: this.takesImages ? this.images.urls : [] };
+    const question = { text: this.question.value.trimEnd(), images: this.takesImages ? this.images.urls : [] };
     if (this.isBusy || !this.isReady || (!question.text && !question.images.length)) return;
-    if (!this.onSend(question)) return;
+    if (this.onSend(question)) this.clear();
+  }
+
+  clear() {
     this.question.value = "";
     this.images.replace([]);
   }

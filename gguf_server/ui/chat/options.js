@@ -22,6 +22,10 @@ export class Options {
     this.form.elements.max_tokens.max = defaults?.max_model_len ?? "";
   }
 
+  clear() {
+    this.form.reset();
+  }
+
   get system() {
     return this.form.elements.system.value;
   }

@@ -204,6 +204,23 @@ async def test_a_wrong_key_is_refused_and_the_right_one_is_asked_for_once(browse
         await person.see_end()
 
 
+async def test_with_the_key_everything_that_was_said_is_forgotten(browser: Browser, gw: Gateway) -> None:
+    async with visit(browser, gw) as person:
+        await person.open(key=None)
+        await person.give_key(KEY)
+        await person.page.locator("#system").fill("About Mrs Nguyen")
+        await person.ask("Count")
+        await person.see_end()
+        await person.question.fill("What else")
+        await person.page.get_by_role("button", name="API key").click()
+        await person.page.get_by_role("button", name="Forget the key").click()
+        await expect(person.page.locator("#key")).to_be_focused()
+        await expect(person.answers).to_have_count(0)
+        await expect(person.question).to_have_value("")
+        await expect(person.page.locator("#system")).to_have_value("")
+        assert await person.page.evaluate("sessionStorage.length") == 0
+
+
 async def test_the_answer_goes_on_with_another_engine_and_says_so(browser: Browser) -> None:
     engine = ("--answer-words", "6")
     async with gateway(engine, engine, standby="warm") as gw, visit(browser, gw) as person:

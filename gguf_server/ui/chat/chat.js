@@ -47,7 +47,7 @@ export class Chat {
     this.services = services.filter((service) => service.task === "generate");
     this.maxBytes = maxBodyBytes;
     const select = byId("service");
-    const chosen = select.value;
+    const chosen = select.selectedOptions[0]?.value;
     select.replaceChildren(...this.services.map(({ path, title, model }) => h("option", { value: path }, `${title} · ${model}`)));
     if (this.services.some((service) => service.path === chosen)) select.value = chosen;
     this.#choose();
@@ -66,7 +66,7 @@ export class Chat {
       say(facts, "chat.facts", { n: count(service.max_model_len), images });
     } else unsay(facts);
     this.options.serve(service && { ...service.defaults, max_model_len: service.max_model_len });
-    this.composer.serve({ takesImages: service?.images ?? false, maxBytes: this.maxBytes, isReady: Boolean(service) });
+    this.composer.serve({ takesImages: service?.images ?? true, maxBytes: this.maxBytes, isReady: Boolean(service) });
   }
 
   begin() {

@@ -14,7 +14,8 @@ export class Composer {
     this.onStop = onStop;
     this.question = byId("question");
     this.images = new Images(byId("thumbnails"), { onProblem, onRemoved: () => this.question.focus() });
-    this.takesImages = false;
+    this.takesImages = true; // as long as no service is known
+    this.isReady = false;
     this.isBusy = false;
     this.#listen();
   }
@@ -75,15 +76,16 @@ export class Composer {
   serve({ takesImages, maxBytes, isReady }) {
     this.takesImages = takesImages;
     this.images.maxBytes = maxBytes;
-    byId("add-image").disabled = !takesImages;
+    byId("add-image").disabled = !(isReady && takesImages);
     this.isReady = isReady;
     this.#show();
   }
 
   send() {
-    const question = { text: this.question.value.trimEnd(), images: this.takesImages ? this.images.urls : [] };
+    const question = { text: this.question.value.trimEnd(), images: this.images.urls };
     if (this.isBusy || !this.isReady || (!question.text && !question.images.length)) return;
-    if (this.onSend(question)) this.clear();
+    if (question.images.length && !this.takesImages) this.images.onProblem(null);
+    else if (this.onSend(question)) this.clear();
   }
 
   clear() {

@@ -42,7 +42,9 @@ class Person:
         if key is not None:
             await self.page.add_init_script(f"sessionStorage.setItem('gguf-server.key', {key!r})")
         await self.page.goto(f"{self.url}/ui#{view}")
-        if key is not None:
+        if key is None:
+            await expect(self.page.locator("#key")).to_be_focused()
+        else:
             await expect(self.page.locator("#service option")).not_to_have_count(0)
 
     async def give_key(self, key: str) -> None:

@@ -58,7 +58,7 @@ async def test_axe_finds_nothing_in_any_view(browser: Browser, gw: Gateway, axe:
         await person.open(key=None)
         assert await violations(page, axe) == []
         await person.give_key(KEY)
-        await expect(page.locator("#add-image")).to_be_enabled()
+        await expect(page.locator("#send")).to_be_enabled()
         await person.paste_image("one.png", how="drop")
         await expect(page.locator("#thumbnails li")).to_have_count(1)
         await person.ask("What is this?")

@@ -139,6 +139,25 @@ async def test_a_model_without_eyes_takes_no_images(browser: Browser) -> None:
         await expect(person.status).to_have_text("This model takes text only, not images.")
 
 
+async def test_an_image_is_not_left_out_in_silence(browser: Browser) -> None:
+    async with gateway(()) as gw, visit(browser, gw) as person:
+
+        async def add_one_with_eyes(route: Route) -> None:
+            body = await (await route.fetch()).json()
+            blind = body["services"][0]
+            await route.fulfill(json={**body, "services": [{**blind, "path": "/eyes", "images": True}, blind]})
+
+        await person.page.route("**/ui/services", add_one_with_eyes)
+        await person.open()
+        await person.paste_image("one.png", how="drop")
+        await expect(person.page.locator("#thumbnails li")).to_have_count(1)
+        await person.page.locator("#service").select_option("")
+        await person.ask("What is this?")
+        await expect(person.status).to_have_text("This model takes text only, not images.")
+        await expect(person.question).to_have_value("What is this?")
+        await expect(person.answers).to_have_count(0)
+
+
 async def test_an_error_inside_a_stream_is_shown_and_the_question_can_be_asked_again(browser: Browser) -> None:
     async with gateway(("--answer-words", "5")) as gw, visit(browser, gw) as person:
         await gw.until_up("a")

@@ -57,8 +57,9 @@ def test_every_file_on_the_disk_is_served_and_every_file_named_is_there() -> Non
     for path, text in SOURCES.items():
         for name in re.findall(r'(?:from|import\() ?"(\.[^"]+)"', text):
             assert (path.parent / name).is_file(), f"{path.name} imports {name}"
-    for name in re.findall(r'(?:src|href)="ui/([^"]+)"', SOURCES[FOLDER / "index.html"]):
-        assert name in page_files()
+    named = re.findall(r'(?:src|href)="ui/([^"]+)"', SOURCES[FOLDER / "index.html"])
+    assert set(named) <= set(page_files())
+    assert {name for name in page_files() if name.endswith((".js", ".css"))} <= set(named)
 
 
 def test_nothing_becomes_markup_or_code_and_nothing_comes_from_elsewhere() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -49,7 +50,7 @@ async def identify_and_log(request: web.Request, handler: Handler) -> web.Stream
         return response
     finally:
         record.elapsed_s = time.perf_counter() - started
-        log.info("request", **record.log_fields())
+        log.log(logging.DEBUG if record.is_page_part else logging.INFO, "request", **record.log_fields())
         for observe in request.app.get(OBSERVERS, ()):
             observe(record)
 

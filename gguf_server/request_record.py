@@ -24,8 +24,8 @@ class RequestRecord:
     Times are seconds: `started_at` since the epoch, `queued_s` until a place was free, `ttft_s` from the beginning to
     the first piece of a stream, `gap_s` from one token of it to the next. None is what never came to be known.
     `n_dropped` counts the messages that were left out to make the rest fit. `is_estimated`: the tokens are not the
-    engine's count, as the answer never came to its end. `prompt_hash` is keyed, and there only if
-    the audit asks for it.
+    engine's count, as the answer never came to its end. `prompt_hash` is keyed, and there only if the audit asks for
+    it. `is_page_part`: one of the many files that make up a page, which the log leaves out unless it tells all.
     """
 
     request_id: str
@@ -40,6 +40,7 @@ class RequestRecord:
     status: int = CLIENT_LEFT_STATUS
     error: str | None = None
     is_stream: bool = False
+    is_page_part: bool = False
     n_prompt_tokens: int | None = None
     n_completion_tokens: int | None = None
     n_cached_tokens: int | None = None

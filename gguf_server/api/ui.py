@@ -22,6 +22,7 @@ from gguf_server.api.operations import unlisted
 from gguf_server.errors import NotFound
 from gguf_server.limits.requests import LIMITS
 from gguf_server.middleware import json_response
+from gguf_server.request_record import RECORD
 from gguf_server.service import Service
 from gguf_server.settings.ui import UI_PATH
 
@@ -87,6 +88,7 @@ class UiApi:
         name = request.match_info["name"]
         if name not in self._files or name == _INDEX:
             raise NotFound("the page has no such file")
+        request[RECORD].is_page_part = True
         return _answer(request, self._files[name])
 
     async def services(self, request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 from yarl import URL
 
 from gguf_server.admission import Admission
@@ -101,6 +102,13 @@ async def test_a_name_that_is_no_file_of_the_page_is_not_found(client: TestClien
 async def test_a_slash_too_many_leads_to_the_page(client: TestClient[Any, Any]) -> None:
     answer = await client.get("/ui/")
     assert str(answer.url).endswith("/ui")
+
+
+async def test_the_log_has_the_page_but_not_each_of_its_files(client: TestClient[Any, Any]) -> None:
+    with capture_logs() as logs:
+        for path in ("/ui", "/ui/main.js", "/ui/none.js"):
+            await client.get(path)
+    assert [(line["status"], line["log_level"]) for line in logs] == [(200, "info"), (200, "debug"), (404, "info")]
 
 
 async def test_services_are_told_to_who_has_a_key_each_once(client: TestClient[Any, Any]) -> None:

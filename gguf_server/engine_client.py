@@ -26,6 +26,8 @@ _READ_CHUNK_BYTES: Final = 1 << 16
 _COUNT_TIMEOUT_S: Final = 30.0
 _METRICS_TIMEOUT_S: Final = 5.0
 _MAX_METRICS_BYTES: Final = 8 << 20
+# What reading raises where the connection went: aiohttp has no error of its own for one that closes between two reads.
+_BROKE_OFF: Final = (aiohttp.ClientError, RuntimeError)
 
 
 TRACE_HEADERS: Final[ContextVar[Mapping[str, str]]] = ContextVar("trace_headers", default=MappingProxyType({}))
@@ -94,7 +96,7 @@ class EngineClient:
         async with self._post(path, body, request_id) as response:
             try:
                 answer = orjson.loads(await response.read())
-            except (aiohttp.ClientError, orjson.JSONDecodeError) as error:
+            except (*_BROKE_OFF, orjson.JSONDecodeError) as error:
                 raise EngineError(f"the engine's answer broke off: {type(error).__name__}", _fault_of(error)) from error
             if not isinstance(answer, dict):
                 raise EngineError("the engine's answer is no JSON object")
@@ -165,7 +167,7 @@ class EngineClient:
                     if len(said) > _MAX_METRICS_BYTES:
                         raise EngineError("the engine's metrics have no end")
                 return response.status, said.decode(errors="replace")
-        except aiohttp.ClientError as error:
+        except _BROKE_OFF as error:
             raise EngineError(f"the engine does not answer: {type(error).__name__}", Fault.UNREACHABLE) from error
 
     def _check_open(self) -> None:
@@ -220,24 +222,27 @@ def _series(exposition: str, name: str) -> float:
 
 
 async def _read(response: aiohttp.ClientResponse, listener: Listener) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            listener.heard()
-            yield chunk
-            listener.waits()
-    except aiohttp.ClientError as error:
-        raise EngineError(f"the engine's stream broke off: {type(error).__name__}", Fault.BROKE_OFF) from error
+    while True:
+        try:
+            chunk = await response.content.readany()
+        except _BROKE_OFF as error:
+            raise EngineError(f"the engine's stream broke off: {type(error).__name__}", Fault.BROKE_OFF) from error
+        if not chunk:
+            return
+        listener.heard()
+        yield chunk
+        listener.waits()
 
 
 def _fault_of(error: Exception) -> Fault:
-    return Fault.BROKE_OFF if isinstance(error, aiohttp.ClientError) else Fault.BAD_ANSWER
+    return Fault.BROKE_OFF if isinstance(error, _BROKE_OFF) else Fault.BAD_ANSWER
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> Exception:
     """What an answer other than 200 means to our client."""
     try:
         parsed = orjson.loads(await response.read())
-    except (aiohttp.ClientError, orjson.JSONDecodeError):
+    except (*_BROKE_OFF, orjson.JSONDecodeError):
         parsed = {}
     body = parsed if isinstance(parsed, dict) else {}
     status = status_of(response.status, body)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 import pytest
 from aiohttp import web
@@ -16,6 +18,14 @@ OPENAI = {"error": {"message": "no", "type": "BadRequestError", "param": "top_p"
 BARE = {"error": "no"}
 DETAIL = {"detail": "no"}
 TOO_LONG = {"error": {"message": "This model's maximum context length is 2048 tokens.", "param": "input_tokens"}}
+
+
+class Silent:
+    """Nobody who wants to know when pieces come."""
+
+    def heard(self) -> None: ...
+
+    def waits(self) -> None: ...
 
 
 async def ask(server_of: AiohttpServer, status: int, body: bytes) -> dict[str, object]:
@@ -74,6 +84,31 @@ async def test_an_engine_that_is_not_there_is_a_failure(unused_tcp_port: int) ->
     with pytest.raises(EngineError):
         await client.post_json("/v1/x", {}, "req-1")
     await client.close()
+
+
+async def test_a_stream_whose_engine_is_given_up_between_two_pieces_broke_off(aiohttp_server: AiohttpServer) -> None:
+    is_over = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"first")
+        await is_over.wait()
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/x", handler)
+    server = await aiohttp_server(app)
+    client = EngineClient(Endpoint(f"http://127.0.0.1:{server.port}", "key"))
+    async with client.stream("/v1/x", {}, "req-1", Silent()) as chunks:
+        assert await anext(chunks) == b"first"
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)  # its connection is about to close, and nobody told the reader
+        with pytest.raises(EngineError) as broke:
+            await anext(chunks)
+    assert broke.value.fault is Fault.BROKE_OFF
+    is_over.set()
+    await closing
 
 
 async def test_an_engine_that_was_given_up_meanwhile_is_a_failure(unused_tcp_port: int) -> None:

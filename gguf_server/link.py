@@ -58,7 +58,11 @@ class Link:
 
     @property
     def state(self) -> EngineState:
-        return self.engine.state if self.refusal is None else EngineState.FAILED
+        """The engine's own; one that was given up and whose process does not know it yet is no longer ready."""
+        if self.refusal is not None:
+            return EngineState.FAILED
+        is_given_up = self.phase is Phase.ENDING and self.engine.state is EngineState.READY
+        return EngineState.DRAINING if is_given_up else self.engine.state
 
     @property
     def offered(self) -> Serving | None:

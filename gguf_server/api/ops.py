@@ -105,8 +105,7 @@ def _engine_name(service: Service) -> str | None:
 
 
 def _vllm_is_ready(service: Service) -> bool:
-    engines = (link.engine for link in service.chain.links)
-    return any(engine.kind == "vllm" and engine.state is EngineState.READY for engine in engines)
+    return any(link.engine.kind == "vllm" and link.state is EngineState.READY for link in service.chain.links)
 
 
 def _describe(link: Link) -> dict[str, Any]:

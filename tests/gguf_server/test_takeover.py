@@ -245,6 +245,18 @@ async def test_five_failures_in_a_row_are_enough_whatever_the_probe_says(monkeyp
         assert "5 requests in a row" in gw.link("a").engine.failure.detail
 
 
+async def test_an_engine_that_was_given_up_is_not_called_ready_while_its_end_is_waited_for() -> None:
+    async with gateway(ENGINE, ENGINE, standby="warm") as gw:
+        await gw.until_up("a", "b")
+        serving = gw.link("a").serving
+        for _ in range(5):
+            serving.failed()
+        await gw.until(lambda: gw.link("a").serving is None)
+        _, status = await gw.get("/status")
+        assert [engine["state"] for engine in status["engines"]] == ["draining", "ready"]
+        assert status["vllm_ready"] is False
+
+
 async def test_status_counts_what_happened() -> None:
     async with gateway(ENGINE, ENGINE, standby="warm") as gw:
         await gw.until_up("a", "b")

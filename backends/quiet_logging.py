@@ -24,6 +24,7 @@ from structlog.typing import EventDict, Processor
 
 _OURS: Final = ("gguf_server", "backends", "weights", "bench")
 _LONGEST: Final = 100
+_MOST_CAUSES: Final = 10
 
 log = structlog.get_logger("python")
 
@@ -78,10 +79,13 @@ def quiet_loop(loop: asyncio.AbstractEventLoop) -> None:
 
 def in_short(error: BaseException) -> dict[str, Any]:
     """An error's kind and places, and those of the errors that it came from, the first of them last."""
-    kinds, places = [type(error).__name__], _places(error)
-    while (error := error.__cause__ or error.__context__) is not None:  # type: ignore[assignment]
-        kinds.append(type(error).__name__)
-        places += _places(error)
+    kinds: list[str] = []
+    places: list[str] = []
+    one: BaseException | None = error
+    while one is not None and len(kinds) < _MOST_CAUSES:  # they may go in a circle
+        kinds.append(type(one).__name__)
+        places += _places(one)
+        one = one.__cause__ or one.__context__
     return {"kind": " < ".join(kinds), "place": places}
 
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from backends.openai_schema import GenerationRequest
 from gguf_server import events
-from gguf_server.errors import BadRequest, Draining, NotReady, QueueFull, TimedOut
+from gguf_server.errors import BadRequest, Draining, NotReady, Paused, QueueFull, TimedOut
 from gguf_server.keys import KeyIdentity
 from gguf_server.limits import spending
 from gguf_server.limits.headers import rate_limit_headers
@@ -30,7 +30,7 @@ LIMITS: Final = web.RequestKey("limits", KeyLimits)
 """What the key of this request may do; there wherever a key is asked for."""
 _READINGS: Final = web.RequestKey("rate_limit_readings", tuple[Reading, ...])
 
-_OURS: Final = (QueueFull, NotReady, Draining)
+_OURS: Final = (QueueFull, NotReady, Draining, Paused)
 """Refusals for which the client can do nothing: they are not counted."""
 
 

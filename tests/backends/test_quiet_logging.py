@@ -43,6 +43,12 @@ def printed(form: str, monkeypatch: pytest.MonkeyPatch) -> Printed:
     return printed
 
 
+def test_errors_that_came_from_each_other_come_to_an_end() -> None:
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    assert quiet_logging.in_short(first)["kind"].startswith("ValueError < KeyError < ")
+
+
 def fail(said: str = SECRET) -> None:
     try:
         int(said)

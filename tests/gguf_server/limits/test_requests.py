@@ -208,6 +208,15 @@ async def test_who_was_refused_by_the_queue_or_left_it_is_not_charged_for_tokens
         assert await used_tokens(client) == 0
 
 
+async def test_what_a_paused_service_refuses_is_not_counted() -> None:
+    async with limited(KeyLimits(requests_per_minute=10)) as (client, _):
+        client.service.is_paused = True
+        paused = await client.ask()
+        assert paused.error is not None
+        assert (paused.status, paused.error["code"]) == (503, "service_paused")
+        assert paused.headers["x-ratelimit-remaining-requests"] == "10"
+
+
 @pytest.mark.parametrize(("fault", "stream", "status"), [("error_500", False, 500), ("cut", True, 200)])
 async def test_of_what_the_engine_failed_only_what_was_sent_is_charged(fault: str, stream: bool, status: int) -> None:
     async with engine() as url, quick_gateway(url, Limiter(KeyLimits(tokens_per_minute=1000))) as client:
